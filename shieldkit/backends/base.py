@@ -1,0 +1,136 @@
+"""What the chain asks of a model, whatever serves it.
+
+`Backend` completes a conversation within a token limit, counts its tokens, and tells its true context size and control
+tokens. `PromptBackend` completes a raw prompt made of pieces, and tells the log-probabilities of the first token:
+what guard models such as Llama Guard need.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from shieldkit.conversation import Conversation
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionRequest:
+    """One call of a model.
+
+    `schema` is a JSON Schema for constrained decoding. `deadline` is in `time.monotonic()` seconds. A backend stops
+    generating soon after `cancelled` is set.
+    """
+
+    conversation: Conversation
+    max_output_tokens: int
+    schema: Mapping[str, Any] | None = None
+    temperature: float = 0.0
+    seed: int | None = None
+    deadline: float = float("inf")
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def expired(self) -> bool:
+        """Whether generating should stop now."""
+        return self.cancelled.is_set() or time.monotonic() >= self.deadline
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A model's answer: the assistant's message in the wire form, and the real token counts."""
+
+    message: Mapping[str, Any]
+    input_tokens: int
+    output_tokens: int
+    finish_reason: str = "stop"
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of a raw prompt. Only `control` pieces may contain control tokens; other text never becomes one."""
+
+    text: str
+    control: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PromptCompletion:
+    """The continuation of a raw prompt. `first_token_logprobs` maps token text to its natural log-probability."""
+
+    text: str
+    first_token_logprobs: Mapping[str, float]
+    input_tokens: int
+    output_tokens: int
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """A model behind the shield. Calls may come from several threads at once."""
+
+    @property
+    def name(self) -> str:
+        """What serves the model: `llama.cpp`, `vllm`, …"""
+        ...
+
+    @property
+    def model(self) -> str:
+        """The model's name, as it reports it."""
+        ...
+
+    @property
+    def context_tokens(self) -> int:
+        """The most tokens, prompt and answer together, that this backend takes."""
+        ...
+
+    @property
+    def control_tokens(self) -> frozenset[str]:
+        """The texts of all control tokens in the model's own vocabulary."""
+        ...
+
+    def count_tokens(self, conversation: Conversation) -> int:
+        """The tokens of the conversation as it will be sent, template included, by the model's own tokenizer."""
+        ...
+
+    def complete(self, request: CompletionRequest) -> Completion:
+        """Answer. Raises `BackendError`, `BackendTimeout` or `ContextExceeded`, and nothing else."""
+        ...
+
+    def describe(self) -> Mapping[str, Any]:
+        """What is used to answer (context size, GPU layers, digest); plain JSON, no secrets."""
+        ...
+
+    def close(self) -> None:
+        """Free the model."""
+        ...
+
+
+@runtime_checkable
+class PromptBackend(Protocol):
+    """A model that continues a raw prompt and tells log-probabilities."""
+
+    @property
+    def context_tokens(self) -> int:
+        """The most tokens, prompt and answer together."""
+        ...
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja chat template that the model file carries, if any."""
+        ...
+
+    def count_pieces(self, pieces: Sequence[Piece]) -> int:
+        """The tokens of a raw prompt."""
+        ...
+
+    def first_tokens(self, words: Sequence[str]) -> Mapping[str, str]:
+        """For each word, the text of the first token that it begins with in this vocabulary."""
+        ...
+
+    def complete_pieces(
+        self, pieces: Sequence[Piece], *, max_output_tokens: int, top_logprobs: int = 20, timeout_s: float = 60.0
+    ) -> PromptCompletion:
+        """Continue the prompt, greedily. Raises `BackendError`, `BackendTimeout` or `ContextExceeded`."""
+        ...

@@ -1,0 +1,146 @@
+"""What a guard is: a function of text that reports findings, and never decides.
+
+    @guard("no-competitors", stages={"output"})
+    def no_competitors(inspection):
+        for index, segment in inspection.texts():
+            at = segment.text.find("Acme")
+            if at >= 0:
+                yield inspection.finding("competitor", 1.0, index, at, at + 4, "names a competitor")
+
+Anything with `name`, `stages` and `check(inspection) -> Report` is a guard. The policy, not the guard, says what
+happens about a finding, what happens when the guard fails, and how long it may take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from shieldkit.conversation import Conversation, Segment
+from shieldkit.errors import GuardProtocolError
+from shieldkit.outcome import Coverage, Finding, Span, Stage
+from shieldkit.text import Canonical
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What a guard is asked to judge.
+
+    `segments` are the indices, into `conversation.segments`, of the text that it must read; the rest of the
+    conversation is there as context. `canonical(i)` is segment *i* folded once for all guards of the request.
+    `request` holds what belongs to this request alone (`canary`, `schema`, …).
+    """
+
+    guard: str
+    stage: Stage
+    conversation: Conversation
+    segments: tuple[int, ...]
+    canonical: Callable[[int], Canonical]
+    request: Mapping[str, Any] = field(default_factory=dict)
+
+    def texts(self) -> Iterator[tuple[int, Segment]]:
+        """The segments to judge, each with its index."""
+        for index in self.segments:
+            yield index, self.conversation.segments[index]
+
+    def finding(self, rule: str, score: float, segment: int, start: int, end: int, message: str) -> Finding:
+        """A finding of this guard, in segment number `segment`."""
+        path = self.conversation.segments[segment].path
+        return Finding(self.guard, rule, score, segment, start, end, message, path)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a guard answers. `read` names the characters read of each segment; a segment left out was read whole.
+
+    `score` is the guard's own overall score where that is more than its highest finding. `value` is what a schema
+    guard made of the text.
+    """
+
+    findings: tuple[Finding, ...] = ()
+    read: Mapping[int, tuple[Span, ...]] = field(default_factory=dict)
+    score: float | None = None
+    value: Any = None
+
+
+@runtime_checkable
+class Guard(Protocol):
+    """Reads text, reports findings.
+
+    A guard may also have `reads(segment) -> bool` (which segments it wants, beside the default: all that are untrusted),
+    `locates` (True when the spans of its findings are exact, so that they can be redacted), `rules` (the ids it can
+    report), `self_test()` (raises `SelfTestError`) and `close()`.
+    """
+
+    @property
+    def name(self) -> str:
+        """Unique in a chain; also the key of the guard's section in a policy."""
+        ...
+
+    @property
+    def stages(self) -> frozenset[Stage]:
+        """Where in the trip it stands."""
+        ...
+
+    def check(self, inspection: Inspection) -> Report:
+        """Judge. May raise; may be abandoned after its timeout. Called from several threads at once."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionGuard:
+    """A guard made of a function; see `guard`."""
+
+    name: str
+    stages: frozenset[Stage]
+    function: Callable[[Inspection], Iterable[Finding] | Report | None]
+    locates: bool = False
+
+    def check(self, inspection: Inspection) -> Report:
+        """Run the function; what it yields are the findings."""
+        result = self.function(inspection)
+        if isinstance(result, Report):
+            return result
+        return Report(tuple(result or ()))
+
+
+def guard(
+    name: str, *, stages: Iterable[str] = ("input", "output"), locates: bool = False
+) -> Callable[[Callable[[Inspection], Iterable[Finding] | Report | None]], FunctionGuard]:
+    """Make a guard of a function that yields findings. `locates=True` promises exact spans, so they can be redacted."""
+
+    def wrap(function: Callable[[Inspection], Iterable[Finding] | Report | None]) -> FunctionGuard:
+        return FunctionGuard(name, frozenset(Stage(s) for s in stages), function, locates)
+
+    return wrap
+
+
+def checked(report: Any, inspection: Inspection) -> tuple[Report, Coverage]:
+    """A guard's answer, held against the text it was given; `GuardProtocolError` when it is rubbish."""
+    if not isinstance(report, Report):
+        raise GuardProtocolError(f"{inspection.guard} answered with a {type(report).__name__}, not a Report")
+    segments = inspection.conversation.segments
+    for f in report.findings:
+        if not isinstance(f, Finding) or not 0.0 <= f.score <= 1.0:
+            raise GuardProtocolError(f"{inspection.guard} reported a finding without a score in 0..1")
+        if not 0 <= f.segment < len(segments) or not 0 <= f.start <= f.end <= len(segments[f.segment].text):
+            raise GuardProtocolError(f"{inspection.guard} reported a finding outside the text")
+    if report.score is not None and not 0.0 <= report.score <= 1.0:
+        raise GuardProtocolError(f"{inspection.guard} reported a score outside 0..1")
+    read = total = 0
+    for index in inspection.segments:
+        length = len(segments[index].text)
+        spans = report.read.get(index)
+        total += length
+        read += length if spans is None else _covered(spans, length)
+    return report, Coverage(read, total)
+
+
+def _covered(spans: Iterable[Span], length: int) -> int:
+    covered = end = 0
+    for span in sorted(spans):
+        start, stop = max(span[0], end), min(span[1], length)
+        covered += max(0, stop - start)
+        end = max(end, stop)
+    return covered

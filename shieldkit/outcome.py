@@ -1,0 +1,244 @@
+"""What comes out: findings, verdicts, and the one reply (or screening) that holds them.
+
+All of it is frozen, and none of it holds text of the user but `Reply.text` and `Reply.data`. Offsets are characters
+into the *original* text of the segment they name, whatever folding or decoding a guard did to find something there.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from shieldkit.errors import Refused
+
+
+class Stage(enum.StrEnum):
+    """Before the model (`input`) or after it (`output`)."""
+
+    INPUT = "input"
+    OUTPUT = "output"
+
+
+class Action(enum.StrEnum):
+    """What a policy does about a finding, from mild to severe. Compare with `severity`."""
+
+    ALLOW = "allow"
+    FLAG = "flag"
+    REDACT = "redact"
+    BLOCK = "block"
+
+    @property
+    def severity(self) -> int:
+        """0 (allow) to 3 (block)."""
+        return _SEVERITY[self]
+
+
+_SEVERITY = {Action.ALLOW: 0, Action.FLAG: 1, Action.REDACT: 2, Action.BLOCK: 3}
+
+
+class Status(enum.StrEnum):
+    """Whether a guard did its work. Everything but `ran` means: this text was not judged by it."""
+
+    RAN = "ran"
+    NOT_RUN = "not_run"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+
+
+class Span(NamedTuple):
+    """Characters `start` up to, not including, `end`, in the original text of a segment."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that a guard saw. It decides nothing.
+
+    `rule` is the guard's own id for what it saw (`role_header`, `S1`). `score` is in 0..1. `segment` is an index into
+    `Conversation.segments`, `path` the place of that segment in the messages. `message` is safe to log: it never quotes.
+    """
+
+    guard: str
+    rule: str
+    score: float
+    segment: int
+    start: int
+    end: int
+    message: str
+    path: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The finding as plain JSON."""
+        return {
+            "guard": self.guard, "rule": self.rule, "score": round(self.score, 6), "segment": self.segment,
+            "start": self.start, "end": self.end, "path": self.path, "message": self.message,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How much of the text that a guard had to read it has read, in characters."""
+
+    read: int
+    total: int
+
+    @property
+    def ratio(self) -> float:
+        """0..1; an empty text is read by definition."""
+        return self.read / self.total if self.total else 1.0
+
+    @property
+    def complete(self) -> bool:
+        """Whether every character was read. What is not read is not passed."""
+        return self.read >= self.total
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the policy makes of one guard's findings at one stage.
+
+    `action` is what was done; `would` is what enforcement would have done (they differ in monitor mode only). `rule`
+    is the rule that decided, `guard.rule`; empty when nothing was found. `reason` never quotes text.
+    """
+
+    guard: str
+    stage: Stage
+    status: Status
+    action: Action
+    would: Action
+    coverage: Coverage
+    score: float = 0.0
+    rule: str = ""
+    reason: str = ""
+    findings: tuple[Finding, ...] = ()
+    unread: tuple[str, ...] = ()
+    duration_s: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The verdict as plain JSON."""
+        return {
+            "guard": self.guard, "stage": self.stage.value, "status": self.status.value, "action": self.action.value,
+            "would": self.would.value, "coverage": round(self.coverage.ratio, 6), "score": round(self.score, 6),
+            "rule": self.rule, "reason": self.reason, "unread": list(self.unread),
+            "findings": [f.to_dict() for f in self.findings], "duration_s": round(self.duration_s, 6),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a request was refused. `message` is safe to show to the user."""
+
+    guard: str
+    rule: str
+    stage: Stage
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens used by a request, re-asks included."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        """Input and output together."""
+        return self.input_tokens + self.output_tokens
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(self.input_tokens + other.input_tokens, self.output_tokens + other.output_tokens)
+
+
+def worst(verdicts: tuple[Verdict, ...]) -> Action:
+    """The severest action among verdicts."""
+    return max((v.action for v in verdicts), key=lambda a: a.severity, default=Action.ALLOW)
+
+
+@dataclass(frozen=True, slots=True)
+class Screening:
+    """The outcome of screening text without calling a model."""
+
+    verdicts: tuple[Verdict, ...]
+    stage: Stage
+    refusal: Refusal | None = None
+    text: str | None = None
+    trace_id: str = ""
+    policy: str = ""
+
+    @property
+    def action(self) -> Action:
+        """The severest action of all guards."""
+        return worst(self.verdicts)
+
+    @property
+    def allowed(self) -> bool:
+        """Whether nothing blocks this text (it may be flagged, or have to be redacted)."""
+        return self.refusal is None and self.action is not Action.BLOCK
+
+    @property
+    def score(self) -> float:
+        """The injection detector's score, 0..1, comparable across inputs; 0 when it is not in the chain."""
+        return max((v.score for v in self.verdicts if v.guard == "injection"), default=0.0)
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """All findings, in the order of the chain."""
+        return tuple(f for v in self.verdicts for f in v.findings)
+
+    @property
+    def coverage(self) -> Mapping[str, float]:
+        """By guard: the share of the text that it has read."""
+        return {v.guard: v.coverage.ratio for v in self.verdicts}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The screening as plain JSON, without any text."""
+        return {
+            "action": self.action.value, "score": round(self.score, 6), "stage": self.stage.value,
+            "policy": self.policy, "verdicts": [v.to_dict() for v in self.verdicts],
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The outcome of a guarded call: an answer that kept every rule of the policy, or a refusal that names the rule.
+
+    `text` and `data` are None in a refusal. `message` is the assistant's message in the wire form, with its tool calls.
+    `backend` says what the engine used (model, context size, GPU layers).
+    """
+
+    verdicts: tuple[Verdict, ...]
+    text: str | None = None
+    data: Any = None
+    message: Mapping[str, Any] | None = None
+    refusal: Refusal | None = None
+    usage: Usage = field(default_factory=Usage)
+    finish_reason: str = ""
+    trace_id: str = ""
+    policy: str = ""
+    backend: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def refused(self) -> bool:
+        """Whether this is a refusal."""
+        return self.refusal is not None
+
+    @property
+    def action(self) -> Action:
+        """The severest action of all guards."""
+        return worst(self.verdicts)
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """All findings of both stages, in the order of the chain."""
+        return tuple(f for v in self.verdicts for f in v.findings)
+
+    def raise_for_refusal(self) -> Reply:
+        """This reply, or `Refused` when it is a refusal."""
+        if self.refusal is not None:
+            raise Refused(self)
+        return self

@@ -1,0 +1,203 @@
+"""The policy: the one place where limits, thresholds and actions live.
+
+Frozen pydantic models. Unknown keys are refused. Every guard's section has the same head (`action`, `threshold`,
+`on_error`, `timeout`, `rules`) and then its own settings. `Policy.load` (in `shieldkit.policy`) reads YAML into this.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from shieldkit.outcome import Action
+
+_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def _seconds(value: Any) -> Any:
+    """`250ms`, `2s`, `5m`, `1h`, `7d`, or a number of seconds."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?) ?(ms|s|m|h|d)", value.strip())
+        if match is None:
+            raise ValueError("is not a duration: write a number and a unit, such as 250ms, 2s, 5m, 1h or 7d")
+        return float(match[1]) * _UNITS_S[match[2]]
+    return value
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds, json_schema_input_type=float | str), Field(gt=0, le=31_536_000)]
+Score = Annotated[float, Field(ge=0.0, le=1.0)]
+Tokens = Annotated[int, Field(ge=1, le=100_000_000)]
+
+
+class Section(BaseModel):
+    """Base of all parts of a policy: frozen, and no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
+
+
+class Rule(Section):
+    """What to do about one rule of a guard, where that differs from the guard's own head."""
+
+    action: Action | None = None
+    threshold: Score | None = None
+
+
+class GuardSettings(Section):
+    """The head that every guard's section has."""
+
+    action: Action = Field(Action.BLOCK, description="What to do about a finding at or above `threshold`.")
+    threshold: Score = Field(0.5, description="Findings below this score are reported, and allowed.")
+    flag_threshold: Score | None = Field(
+        None, description="Findings from this score up to `threshold` are flagged. Unset: they are allowed."
+    )
+    on_error: Literal["block", "allow"] = Field(
+        "block", description="When the guard fails, times out or does not read everything: block, or allow and say so."
+    )
+    timeout: Seconds = Field(10.0, description="How long the guard may take: 250ms, 2s, …")
+    rules: Mapping[str, Rule] = Field(default_factory=dict, description="Exceptions, by the guard's rule id.")
+
+
+class MarkerSettings(GuardSettings):
+    """Control tokens, role headers and template markers in untrusted text, disguised or not."""
+
+    extra_tokens: tuple[str, ...] = Field((), description="Control tokens of your own, beside catalogue and backend.")
+
+
+class InjectionSettings(GuardSettings):
+    """The embedded injection and jailbreak detector."""
+
+    threshold: Score = 0.5
+    data_threshold: Score = Field(0.5, description="The threshold for `document` and `tool` segments.")
+
+
+class TopicSettings(GuardSettings):
+    """NeMo Guardrails topical rails for a constrained product surface."""
+
+    pack: str = Field(description="A rail pack: `bank`, `code_review`, `travel`, or the path of a folder of one's own.")
+    model: str = Field("builtin", description="Embedding model: `builtin`, or the path of a folder with model.onnx.")
+    model_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="Digest of the model file named.")
+    history_turns: Annotated[int, Field(ge=0, le=20)] = Field(
+        2, description="How many earlier user turns may complete a short question."
+    )
+    check_output: bool = Field(False, description="Also hold the answer to the topic.")
+    use_llm: bool = Field(False, description="Let the pack's rails that need a language model use the shield's backend.")
+
+
+class CategorySettings(Rule):
+    """A category of a guard model: its threshold and action, and for one's own categories the description."""
+
+    name: str | None = Field(None, max_length=80, pattern=r"^[^\n<>|]+$", description="Title of a category of one's own.")
+    description: str | None = Field(None, max_length=600, pattern=r"^[^\n<>|]+$")
+    enabled: bool = True
+
+
+class SafetySettings(GuardSettings):
+    """A guard model (Llama Guard and its kin) before and after generation."""
+
+    family: str = Field("llama-guard-3-8b", description="Which prompt format; see `shieldkit.guards.safety.FAMILIES`.")
+    model: Path | None = Field(None, description="A GGUF file, loaded in process. Or give Shield(guard_backend=…).")
+    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="Digest of the model file.")
+    stages: tuple[Literal["input", "output"], ...] = ("input", "output")
+    categories: Mapping[str, CategorySettings] = Field(default_factory=dict)
+    window_tokens: Annotated[int, Field(ge=64, le=100_000)] = 6000
+    timeout: Seconds = 60.0
+
+
+class LeakSettings(GuardSettings):
+    """What must not leave: the canary, the system prompt, echoed control tokens, secrets."""
+
+    canary: bool = Field(True, description="Put a random mark into the system prompt of each request, and look for it.")
+    system_prompt_similarity: Score = Field(
+        0.5, description="Share of the system prompt's word runs in the answer that counts as disclosure."
+    )
+    secrets: bool = True
+
+
+class SchemaSettings(GuardSettings):
+    """The last gate: an answer that must conform to a schema, or it is a refusal."""
+
+    max_bytes: Annotated[int, Field(ge=2, le=100_000_000)] = 1_000_000
+    max_depth: Annotated[int, Field(ge=1, le=512)] = 64
+    max_number_digits: Annotated[int, Field(ge=1, le=4000)] = 400
+    reasks: Annotated[int, Field(ge=0, le=5)] = Field(0, description="How often to ask again after a non-conforming answer.")
+    constrain: bool = Field(True, description="Hand the schema to the engine's constrained decoding, where it has one.")
+
+
+class Limit(Section):
+    """Hard maximums of tokens for one scope. At least one of the three is set."""
+
+    scope: Literal["request", "task", "session", "user", "tenant"]
+    window: Seconds | None = Field(None, description="For all but `request`: the sliding window the limit holds in.")
+    input_tokens: Tokens | None = None
+    output_tokens: Tokens | None = None
+    total_tokens: Tokens | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Limit:
+        if self.input_tokens is None and self.output_tokens is None and self.total_tokens is None:
+            raise ValueError("limits nothing: set input_tokens, output_tokens or total_tokens")
+        if self.scope == "request" and self.window is not None:
+            raise ValueError("a request has no window: remove `window`, or choose another scope")
+        if self.scope != "request" and self.window is None:
+            raise ValueError("needs a window: add for example `window: 1h`")
+        return self
+
+
+class BudgetSettings(Section):
+    """Hard maximums in tokens. They hold in every mode; reserve before, settle after, release on failure."""
+
+    limits: tuple[Limit, ...] = ()
+    require: tuple[Literal["tenant", "user", "session", "task"], ...] = Field(
+        (), description="Parts of the principal without which a request is refused."
+    )
+    max_accounts: Annotated[int, Field(ge=1, le=10_000_000)] = Field(
+        100_000, description="How many principals the in-process ledger keeps; beyond it, new ones are refused."
+    )
+    timeout: Seconds = 10.0
+
+
+class ContextSettings(Section):
+    """How much of the model's context may be used, whatever the model supports."""
+
+    max_tokens: Tokens = Field(32_768, description="Prompt and answer together. The backend is opened with this cap.")
+    max_output_tokens: Tokens = 1024
+    allow_over_128k: bool = Field(False, description="max_tokens above 131072 is refused unless this is set.")
+
+    @model_validator(mode="after")
+    def _bounded(self) -> ContextSettings:
+        if self.max_tokens > 131_072 and not self.allow_over_128k:
+            raise ValueError("max_tokens is above 131072: lower it, or set `allow_over_128k: true`")
+        if self.max_output_tokens >= self.max_tokens:
+            raise ValueError("max_output_tokens leaves no room for a prompt: lower it, or raise max_tokens")
+        return self
+
+
+class ModelSettings(Section):
+    """How the model is called."""
+
+    temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
+    timeout: Seconds = 300.0
+
+
+class StreamingSettings(Section):
+    """Whether text may leave before all gates have passed."""
+
+    mode: Literal["off"] = Field("off", description="off: `stream` gives one event, when all gates have passed.")
+
+
+class Guards(Section):
+    """The chain. A section that is absent is a guard that is not in the chain; the order is fixed, cheapest first."""
+
+    markers: MarkerSettings | None = None
+    injection: InjectionSettings | None = None
+    topics: TopicSettings | None = None
+    safety: SafetySettings | None = None
+    leak: LeakSettings | None = None
+    schema_: SchemaSettings | None = Field(None, alias="schema")
+    custom: Mapping[str, GuardSettings] = Field(
+        default_factory=dict, description="Heads for guards of one's own, by the guard's name."
+    )
