@@ -5,6 +5,9 @@ them turn into one `Conversation`: the wire form with *every* string in it (cont
 calls and their arguments, tool results, nested JSON with its keys, names and ids) lifted out as a `Segment`.
 What is left is a skeleton with a slot for each segment, so that a rewritten text, or a placeholder, can be put back
 exactly where the original stood. What the guards read is therefore what is sent, by construction.
+
+Trust comes from the role, or from a `Segment` that the application makes; a message dict cannot claim it, since dicts
+are what applications pass on from elsewhere.
 """
 
 from __future__ import annotations
@@ -232,9 +235,9 @@ class _Builder:
         else:
             wire = _as_mapping(item, path)
             role = _role(wire.get("role"), f"{path}.role")
-            self.current = Segment("", role, wire.get("origin"), wire.get("trust"))
+            self.current = Segment("", role)
             kind = Kind.TOOL_RESULT if role is Role.TOOL else Kind.TEXT
-            body = {k: v for k, v in wire.items() if k not in ("role", "origin", "trust") and v is not None}
+            body = {k: v for k, v in wire.items() if k != "role" and v is not None}
             lifted = self._lift(body, kind, path, 0)
             assert isinstance(lifted, Pairs)
             skeleton = Pairs((("role", role.value), *lifted.items))
@@ -247,7 +250,7 @@ class _Builder:
         return Slot(len(self.segments) - 1)
 
     def _lift(self, node: Any, kind: Kind, path: str, depth: int, *, parts: bool = False) -> Skeleton:
-        """The skeleton of `node`. `parts` says that the objects in it are content parts, told apart by their `type`."""
+        """The skeleton of `node`. `parts` says that a list here holds content parts, told apart by their `type`."""
         if depth > MAX_DEPTH:
             raise InvalidConversation(path, f"is nested deeper than {MAX_DEPTH}", mend="Flatten it")
         if isinstance(node, str):
@@ -255,12 +258,15 @@ class _Builder:
         if node is None or isinstance(node, (bool, int, float)):
             return node
         if isinstance(node, Mapping):
-            return self._lift_object(node, kind, path, depth, part=parts)
+            return self._lift_object(node, kind, path, depth, part=False)
         if isinstance(node, (list, tuple)):
-            return tuple(
-                self._lift(item, kind, f"{path}[{i}]", depth + 1, parts=parts) for i, item in enumerate(node)
-            )
+            return tuple(self._lift_item(item, kind, f"{path}[{i}]", depth + 1, parts) for i, item in enumerate(node))
         raise InvalidConversation(path, f"a {type(node).__name__} is not JSON", mend="Give text, numbers or JSON")
+
+    def _lift_item(self, item: Any, kind: Kind, path: str, depth: int, parts: bool) -> Skeleton:
+        if parts and isinstance(item, Mapping) and depth <= MAX_DEPTH:
+            return self._lift_object(item, kind, path, depth, part=True)
+        return self._lift(item, kind, path, depth)
 
     def _lift_object(self, node: Mapping[Any, Any], kind: Kind, path: str, depth: int, *, part: bool) -> Pairs:
         content_type = node.get("type") if part else None
