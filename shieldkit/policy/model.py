@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from shieldkit.conversation import Role
 from shieldkit.outcome import Action
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -60,6 +61,22 @@ class GuardSettings(Section):
     timeout: Seconds = Field(10.0, description="How long the guard may take: 250ms, 2s, …")
     rules: Mapping[str, Rule] = Field(default_factory=dict, description="Exceptions, by the guard's rule id.")
 
+    def rule(self, rule: str) -> Rule:
+        """What is said about one rule of the guard; an empty `Rule` where nothing is."""
+        return self.rules.get(rule, _NO_RULE)
+
+    def threshold_for(self, rule: str, role: Role) -> float:
+        """The score from which a finding of `rule` in a segment of `role` counts."""
+        own = self.rule(rule).threshold
+        return self.threshold if own is None else own
+
+    def action_for(self, rule: str) -> Action:
+        """What to do about a finding of `rule` that counts."""
+        return self.rule(rule).action or self.action
+
+
+_NO_RULE = Rule(action=None, threshold=None)
+
 
 class MarkerSettings(GuardSettings):
     """Control tokens, role headers and template markers in untrusted text, disguised or not."""
@@ -70,8 +87,14 @@ class MarkerSettings(GuardSettings):
 class InjectionSettings(GuardSettings):
     """The embedded injection and jailbreak detector."""
 
-    threshold: Score = 0.5
     data_threshold: Score = Field(0.5, description="The threshold for `document` and `tool` segments.")
+
+    def threshold_for(self, rule: str, role: Role) -> float:
+        """As for every guard, but data (documents, tool results) has a threshold of its own."""
+        own = self.rule(rule).threshold
+        if own is not None:
+            return own
+        return self.data_threshold if role in (Role.DOCUMENT, Role.TOOL) else self.threshold
 
 
 class TopicSettings(GuardSettings):
@@ -105,6 +128,10 @@ class SafetySettings(GuardSettings):
     categories: Mapping[str, CategorySettings] = Field(default_factory=dict)
     window_tokens: Annotated[int, Field(ge=64, le=100_000)] = 6000
     timeout: Seconds = 60.0
+
+    def rule(self, rule: str) -> Rule:
+        """A category is a rule; what `rules` says of it comes first."""
+        return self.rules.get(rule) or self.categories.get(rule, _NO_RULE)
 
 
 class LeakSettings(GuardSettings):
@@ -163,17 +190,24 @@ class BudgetSettings(Section):
 class ContextSettings(Section):
     """How much of the model's context may be used, whatever the model supports."""
 
-    max_tokens: Tokens = Field(32_768, description="Prompt and answer together. The backend is opened with this cap.")
+    max_tokens: Tokens | None = Field(
+        None, description="Prompt and answer together. Unset: 32768, or what the model has where that is less."
+    )
     max_output_tokens: Tokens = 1024
     allow_over_128k: bool = Field(False, description="max_tokens above 131072 is refused unless this is set.")
 
     @model_validator(mode="after")
     def _bounded(self) -> ContextSettings:
-        if self.max_tokens > 131_072 and not self.allow_over_128k:
+        if self.cap > 131_072 and not self.allow_over_128k:
             raise ValueError("max_tokens is above 131072: lower it, or set `allow_over_128k: true`")
-        if self.max_output_tokens >= self.max_tokens:
+        if self.max_output_tokens >= self.cap:
             raise ValueError("max_output_tokens leaves no room for a prompt: lower it, or raise max_tokens")
         return self
+
+    @property
+    def cap(self) -> int:
+        """The most tokens that a request may take, prompt and answer together."""
+        return self.max_tokens or 32_768
 
 
 class ModelSettings(Section):
@@ -200,4 +234,38 @@ class Guards(Section):
     schema_: SchemaSettings | None = Field(None, alias="schema")
     custom: Mapping[str, GuardSettings] = Field(
         default_factory=dict, description="Heads for guards of one's own, by the guard's name."
+    )
+
+
+class TelemetrySettings(Section):
+    """What spans and logs may hold."""
+
+    capture_content: bool = Field(False, description="Put text of users and model into spans. Off: never.")
+
+
+class PolicyModel(Section):
+    """The whole policy, as it stands in the file."""
+
+    format: Literal[1] = Field(1, description="The version of this file format.")
+    name: str = Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._:-]*$")
+    version: str = Field("1", min_length=1, max_length=40, description="Your own version of the policy; in every trace.")
+    description: str = ""
+    mode: Literal["enforce", "monitor"] = Field(
+        "enforce", description="monitor: findings are reported and nothing is blocked but by the budget."
+    )
+    context: ContextSettings = ContextSettings()
+    model: ModelSettings = ModelSettings()
+    streaming: StreamingSettings = StreamingSettings()
+    budget: BudgetSettings = BudgetSettings()
+    guards: Guards
+    unreadable: Literal["block", "allow"] = Field(
+        "block", description="Content that no guard can read (images, audio): block, or allow and say so."
+    )
+    refusal_message: str = Field(
+        "I'm sorry, but I can't assist with that request.", min_length=1, max_length=500,
+        description="What the user is told in a refusal.",
+    )  # fmt: skip
+    telemetry: TelemetrySettings = TelemetrySettings()
+    tenants: Mapping[str, Mapping[str, Any]] = Field(
+        default_factory=dict, description="By tenant: any part of a policy, which replaces that part for this tenant."
     )

@@ -1,0 +1,77 @@
+"""Daemon threads that run guards and models, so that a hanging one neither blocks the caller nor the exit.
+
+Python cannot stop a thread. A call that does not return within its time keeps its thread until it does; the caller is
+told at once. When all threads hang, further calls wait in line and run into their own time limit: closed, not open.
+The standard pool is not used because the interpreter waits for its threads at exit.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from shieldkit.errors import Overloaded
+
+_Job = tuple["Future[Any]", Callable[[], Any], contextvars.Context]
+
+
+class Workers:
+    """At most `max_threads` daemon threads, started as they are needed; at most `max_waiting` jobs in line."""
+
+    def __init__(self, name: str, max_threads: int, max_waiting: int = 10_000) -> None:
+        self._name = name
+        self._max_threads = max_threads
+        self._max_waiting = max_waiting
+        self._jobs: deque[_Job] = deque()
+        self._condition = threading.Condition()
+        self._threads = 0
+        self._idle = 0
+        self._closed = False
+
+    def submit(self, function: Callable[[], Any]) -> Future[Any]:
+        """Run `function` in a worker, in a copy of the caller's context. Raises `Overloaded`."""
+        future: Future[Any] = Future()
+        with self._condition:
+            if self._closed:
+                raise Overloaded("the shield is closed")
+            if len(self._jobs) >= self._max_waiting:
+                raise Overloaded(f"more than {self._max_waiting} calls wait for a {self._name} thread")
+            self._jobs.append((future, function, contextvars.copy_context()))
+            if self._idle >= len(self._jobs):
+                self._condition.notify()
+            elif self._threads < self._max_threads:
+                self._threads += 1
+                threading.Thread(target=self._work, name=f"shieldkit-{self._name}", daemon=True).start()
+        return future
+
+    def _work(self) -> None:
+        while True:
+            with self._condition:
+                self._idle += 1
+                while not self._jobs and not self._closed:
+                    self._condition.wait()
+                self._idle -= 1
+                if not self._jobs:
+                    self._threads -= 1
+                    return
+                future, function, context = self._jobs.popleft()
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(context.run(function))
+            except BaseException as error:
+                future.set_exception(error)
+            del future, function, context
+
+    def close(self) -> None:
+        """Let idle threads end, and cancel what waits. Calls under way are not waited for."""
+        with self._condition:
+            self._closed = True
+            waiting, self._jobs = list(self._jobs), deque()
+            self._condition.notify_all()
+        for future, _, _ in waiting:
+            future.cancel()
