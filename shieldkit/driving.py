@@ -29,11 +29,11 @@ class Call:
     on_abandon: Callable[[], None] | None = None
 
 
-Chain: TypeAlias = Generator[Call, Any, T]
+Steps: TypeAlias = Generator[Call, Any, T]
 Lanes: TypeAlias = dict[str, Workers]
 
 
-def drive(chain: Chain[T], lanes: Lanes) -> T:
+def drive(chain: Steps[T], lanes: Lanes) -> T:
     """Run a chain to its end and return its value. A call that takes too long raises `TimeoutError` inside the chain."""
     try:
         call = next(chain)
@@ -64,7 +64,7 @@ def _wait(call: Call, lanes: Lanes) -> Any:
         raise
 
 
-async def adrive(chain: Chain[T], lanes: Lanes) -> T:
+async def adrive(chain: Steps[T], lanes: Lanes) -> T:
     """`drive` for a running event loop. When the caller is cancelled, the call under way is told, and the chain closed."""
     try:
         call = next(chain)

@@ -64,7 +64,7 @@ class Workers:
             try:
                 future.set_result(context.run(function))
             except BaseException as error:
-                future.set_exception(error)
+                future.set_exception(_ordinary(error))
             del future, function, context
 
     def close(self) -> None:
@@ -75,3 +75,10 @@ class Workers:
             self._condition.notify_all()
         for future, _, _ in waiting:
             future.cancel()
+
+
+def _ordinary(error: BaseException) -> Exception:
+    """What a guard raises must not stop the caller's interpreter, generator or event loop."""
+    if isinstance(error, Exception) and not isinstance(error, StopIteration | StopAsyncIteration):
+        return error
+    return RuntimeError(f"raised {type(error).__name__}")

@@ -1,0 +1,55 @@
+"""The model's turn: one call within its deadline, in a span of its own, that ends in a completion or a typed error."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from opentelemetry import context as otel_context
+
+from shieldkit.backends.base import Backend, Completion, CompletionRequest
+from shieldkit.chain.trip import Trip
+from shieldkit.conversation import Conversation
+from shieldkit.driving import Call, Steps
+from shieldkit.errors import BackendError, BackendTimeout, ShieldError
+from shieldkit.outcome import Usage
+from shieldkit.policy import Policy
+
+
+def complete(
+    trip: Trip, policy: Policy, backend: Backend, sent: Conversation, schema: Mapping[str, Any] | None
+) -> Steps[Completion]:
+    """Ask the model. Raises `BackendError` and its kin, and nothing else that a backend could think of."""
+    cancelled = threading.Event()
+    request = CompletionRequest(
+        sent,
+        max_output_tokens=policy.context.max_output_tokens,
+        schema=schema,
+        temperature=policy.model.temperature,
+        deadline=time.monotonic() + policy.model.timeout,
+        cancelled=cancelled,
+    )
+    span = trip.trace.model(backend.name, backend.model)
+
+    def call() -> Completion:
+        token = otel_context.attach(span.context)
+        try:
+            return backend.complete(request)
+        finally:
+            otel_context.detach(token)
+
+    try:
+        completion = yield Call(call, policy.model.timeout, "model", cancelled.set)
+        if not isinstance(completion, Completion):
+            raise BackendError(f"{backend.name} answered with a {type(completion).__name__}, not a Completion")
+    except BaseException as error:
+        span.fail(error)
+        if isinstance(error, TimeoutError):
+            raise BackendTimeout(f"no answer within {policy.model.timeout:g} s (policy: model.timeout)") from None
+        if isinstance(error, ShieldError) or not isinstance(error, Exception):
+            raise
+        raise BackendError(f"{backend.name} failed ({type(error).__name__})") from None
+    span.end(Usage(completion.input_tokens, completion.output_tokens), completion.finish_reason)
+    return completion

@@ -1,0 +1,133 @@
+"""The way of one request, top to bottom.
+
+    budget → input guards → model → output guards → reply
+
+Generators that yield a `Call` for whatever takes time; `shieldkit.driving` runs them, sync or async. Text is rewritten
+in two places only: on its way to the model, and on its way out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shieldkit.backends.base import Backend, Completion
+from shieldkit.budget import Budget, Principal
+from shieldkit.chain.calling import complete
+from shieldkit.chain.judging import Link, run_guards, unreadable
+from shieldkit.chain.metering import Meter
+from shieldkit.chain.trip import Trip
+from shieldkit.conversation import Conversation, Kind, Role
+from shieldkit.driving import Steps
+from shieldkit.leak import canary
+from shieldkit.outcome import Refusal, Reply, Screening, Stage, Usage
+from shieldkit.policy import Policy
+from shieldkit.schema import SchemaGate, reask_message
+from shieldkit.telemetry import Telemetry
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """The guards of one policy, ready to run. Stateless but for what it was given: ledger, backend, models."""
+
+    policy: Policy
+    links: tuple[Link, ...]
+    budget: Budget
+    telemetry: Telemetry
+
+    def screen(self, conversation: Conversation, stage: Stage, gate: SchemaGate | None) -> Steps[Screening]:
+        """Judge text without a model. Every guard runs, also after a block, so that the screening is complete."""
+        trip = Trip(self.telemetry.request("screen"), {"schema": gate, "canary": None})
+        with trip.traced():
+            unreadable(trip, conversation, stage, self.policy.unreadable, self.policy.mode)
+            judged = range(len(conversation.segments))
+            passed = yield from run_guards(
+                trip, self.links, stage, conversation, judged, self.policy.mode, exhaustive=True
+            )
+        refusal = self._refusal(trip)
+        text = None if refusal else "\n".join(s.text for s in passed.segments)
+        return Screening(tuple(trip.verdicts), stage, refusal, text, trip.trace.trace_id, self._policy_id)
+
+    def invoke(
+        self, conversation: Conversation, backend: Backend, principal: Principal | None, gate: SchemaGate | None,
+        operation: str,
+    ) -> Steps[Reply]:  # fmt: skip
+        """One guarded call of the model."""
+        trip = Trip(self.telemetry.request(operation), {"schema": gate, "canary": None})
+        with trip.traced(), Meter(self.policy, self.budget, backend, principal).open() as meter:
+            sent = yield from self._admit(trip, meter, conversation)
+            if sent is None:
+                return self._reply(trip, backend)
+            return (yield from self._answer(trip, meter, conversation, sent, gate))
+
+    def _admit(self, trip: Trip, meter: Meter, conversation: Conversation) -> Steps[Conversation | None]:
+        """Budget and input guards. What may be sent to the model, or None after a block."""
+        sent = self._planted(trip, conversation)
+        unreadable(trip, conversation, Stage.INPUT, self.policy.unreadable, self.policy.mode)
+        if not trip.blocked:
+            yield from meter.reserve(trip, sent)
+        judged = range(len(conversation.segments))
+        passed = yield from run_guards(trip, self.links, Stage.INPUT, conversation, judged, self.policy.mode)
+        if passed is not conversation and not trip.blocked:
+            rewritten = {i: s.text for i, s in enumerate(passed.segments) if s.text != conversation.segments[i].text}
+            sent = sent.with_texts(rewritten)
+            meter.release()
+            yield from meter.reserve(trip, sent)
+        return None if trip.blocked else sent
+
+    def _answer(
+        self, trip: Trip, meter: Meter, conversation: Conversation, sent: Conversation, gate: SchemaGate | None
+    ) -> Steps[Reply]:
+        """The model's answer through the output guards; asked again where the schema gate alone refused it."""
+        section = self.policy.guards.schema_
+        schema = gate.json_schema if gate is not None and (section is None or section.constrain) else None
+        asks_left = section.reasks if section is not None else 0
+        while True:
+            completion = yield from complete(trip, self.policy, meter.backend, sent, schema)
+            meter.settle(completion)
+            trip.usage += Usage(completion.input_tokens, completion.output_tokens)
+            answered = conversation.extend(completion.message)
+            judged, first = answered.messages[-1].segments, len(trip.verdicts)
+            passed = yield from run_guards(trip, self.links, Stage.OUTPUT, answered, judged, self.policy.mode)
+            cause = trip.cause
+            if asks_left == 0 or cause is None or cause.guard != "schema":
+                return self._reply(trip, meter.backend, completion, passed)
+            asks_left -= 1
+            del trip.verdicts[first:]
+            sent = sent.extend(completion.message).extend({"role": "user", "content": reask_message(cause.findings)})
+            yield from meter.reserve(trip, sent)
+            if trip.blocked:
+                return self._reply(trip, meter.backend)
+
+    def _planted(self, trip: Trip, conversation: Conversation) -> Conversation:
+        """The conversation with this request's canary at the end of its system prompt, where there is one."""
+        leak = self.policy.guards.leak
+        has_prompt = any(s.trusted and s.role is Role.SYSTEM for s in conversation.segments)
+        if leak is None or not leak.canary or not has_prompt:
+            return conversation
+        trip.request["canary"] = canary.new()
+        return canary.plant(conversation, trip.request["canary"])
+
+    def _refusal(self, trip: Trip) -> Refusal | None:
+        cause = trip.cause
+        return Refusal(cause.guard, cause.rule, cause.stage, self.policy.refusal_message) if cause else None
+
+    def _reply(
+        self, trip: Trip, backend: Backend, completion: Completion | None = None, passed: Conversation | None = None
+    ) -> Reply:
+        common: Mapping[str, Any] = {
+            "verdicts": tuple(trip.verdicts), "usage": trip.usage, "trace_id": trip.trace.trace_id,
+            "policy": self._policy_id, "backend": backend.describe(),
+        }  # fmt: skip
+        refusal = self._refusal(trip)
+        if refusal is not None or completion is None or passed is None:
+            return Reply(refusal=refusal, finish_reason="content_filter", **common)
+        answer = passed.texts_of(passed.messages[-1])
+        text = "".join(s.text for s in answer if s.kind is Kind.TEXT)
+        message = passed.wire()[-1]
+        return Reply(text=text, data=trip.value, message=message, finish_reason=completion.finish_reason, **common)
+
+    @property
+    def _policy_id(self) -> str:
+        return f"{self.policy.name}@{self.policy.version}"

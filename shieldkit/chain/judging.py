@@ -1,0 +1,107 @@
+"""One guard, whatever it does, to a verdict: it may find something, raise, hang or answer rubbish."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from shieldkit.chain.trip import Folder, Trip
+from shieldkit.conversation import Conversation, Segment
+from shieldkit.driving import Call, Steps
+from shieldkit.guards.base import Guard, Inspection, checked
+from shieldkit.outcome import Action, Coverage, Span, Stage, Status, Verdict
+from shieldkit.policy.decision import Decision, Mode, decide, failed, not_run, redacted
+from shieldkit.policy.model import GuardSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A guard in the chain, with its section of the policy."""
+
+    guard: Guard
+    settings: GuardSettings
+
+    def reads(self, segment: Segment) -> bool:
+        """Whether the guard judges this segment: by its own word, or else every untrusted one."""
+        reads = getattr(self.guard, "reads", None)
+        return bool(reads(segment)) if reads is not None else not segment.trusted
+
+
+def run_guards(
+    trip: Trip, links: Sequence[Link], stage: Stage, conversation: Conversation, judged: Sequence[int], mode: Mode,
+    *, exhaustive: bool = False,
+) -> Steps[Conversation]:  # fmt: skip
+    """Run the guards of a stage in order; the first block ends it, unless `exhaustive`. Returns the text as it may go on.
+
+    Every guard sees the caller's original text, so that all offsets point into it; only the schema gate, which stands
+    last, judges the text that would leave, after redaction.
+    """
+    passed = conversation
+    spans: dict[int, list[Span]] = {}
+    for link in links:
+        if stage not in link.guard.stages:
+            continue
+        view = passed if link.guard.name == "schema" else conversation
+        segments = tuple(i for i in judged if link.reads(view.segments[i]))
+        if trip.blocked and not exhaustive:
+            total = _length(view, segments)
+            trip.verdicts.append(not_run(link.guard.name, stage, total, "an earlier guard had blocked"))
+            continue
+        folder = Folder(view, trip.folded if view is conversation else {})
+        inspection = Inspection(link.guard.name, stage, view, segments, folder, trip.request)
+        for index, span in (yield from _judge(trip, link, inspection, mode)):
+            spans.setdefault(index, []).append(span)
+        if spans:
+            texts = {i: redacted(conversation.segments[i].text, marked) for i, marked in spans.items()}
+            passed = conversation.with_texts(texts)
+    return passed
+
+
+def _judge(trip: Trip, link: Link, inspection: Inspection, mode: Mode) -> Steps[tuple[tuple[int, Span], ...]]:
+    """Run one guard and note its verdict. Returns what is to be redacted, by segment."""
+    total = _length(inspection.conversation, inspection.segments)
+    blank = Verdict(inspection.guard, inspection.stage, Status.RAN, Action.BLOCK, Action.BLOCK, Coverage(0, total))
+    start_ns = time.time_ns()
+    try:
+        answer = yield Call(partial(link.guard.check, inspection), link.settings.timeout)
+        decision = _decided(trip, link, inspection, blank, answer, mode)
+    except TimeoutError:
+        decision = Decision(
+            failed(blank, link.settings, Status.TIMED_OUT, "timeout", "the guard took too long", mode)
+        )
+    except Exception as error:
+        reason = f"the guard failed ({type(error).__name__})"
+        decision = Decision(failed(blank, link.settings, Status.FAILED, "error", reason, mode))
+    trip.note(decision.verdict, start_ns, time.time_ns())
+    return decision.redact
+
+
+def _decided(trip: Trip, link: Link, inspection: Inspection, blank: Verdict, answer: object, mode: Mode) -> Decision:
+    report, coverage = checked(answer, inspection)
+    segments = inspection.conversation.segments
+    score = max([report.score or 0.0, *(f.score for f in report.findings)])
+    unread = () if coverage.complete else tuple(segments[i].path for i in inspection.segments if i in report.read)
+    found = replace(blank, findings=report.findings, coverage=coverage, score=score)
+    if report.value is not None:
+        trip.value = report.value
+    return decide(found, link.settings, segments, unread, mode)
+
+
+def unreadable(trip: Trip, conversation: Conversation, stage: Stage, on_unreadable: str, mode: Mode) -> None:
+    """Images and the like: no guard can read them, so they are not passed unless the policy says so."""
+    if not conversation.unreadable:
+        return
+    count = len(conversation.unreadable)
+    settings = GuardSettings(on_error="allow" if on_unreadable == "allow" else "block")
+    blank = Verdict(
+        "shield", stage, Status.NOT_RUN, Action.BLOCK, Action.BLOCK, Coverage(0, count), unread=conversation.unreadable
+    )
+    reason = f"{count} part(s) of the content cannot be read by any guard"
+    now_ns = time.time_ns()
+    trip.note(failed(blank, settings, Status.NOT_RUN, "unreadable", reason, mode), now_ns, now_ns)
+
+
+def _length(conversation: Conversation, segments: Sequence[int]) -> int:
+    return sum(len(conversation.segments[i].text) for i in segments)

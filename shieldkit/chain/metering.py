@@ -1,0 +1,75 @@
+"""Count, reserve, settle, release. What goes wrong here is always closed: no count, no call."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+
+from shieldkit.backends.base import Backend, Completion
+from shieldkit.budget import Budget, Principal, Reservation
+from shieldkit.chain.trip import Trip
+from shieldkit.conversation import Conversation
+from shieldkit.driving import Call, Steps
+from shieldkit.errors import LedgerError, Overloaded
+from shieldkit.outcome import Action, Coverage, Stage, Status, Usage, Verdict
+from shieldkit.policy import Policy
+from shieldkit.policy.decision import failed
+from shieldkit.policy.model import GuardSettings
+
+_CLOSED = GuardSettings()
+
+
+@dataclass(slots=True)
+class Meter:
+    """The reservation of one request. `open()` makes sure that none outlives it."""
+
+    policy: Policy
+    budget: Budget
+    backend: Backend
+    principal: Principal | None
+    reservation: Reservation | None = None
+
+    @contextmanager
+    def open(self) -> Iterator[Meter]:
+        """Release on the way out whatever is still reserved: after a refusal, an error, or a caller that left."""
+        try:
+            yield self
+        finally:
+            self.release()
+
+    def reserve(self, trip: Trip, sent: Conversation) -> Steps[None]:
+        """Count the tokens of what will be sent, and reserve them with the most that may be answered."""
+        start_ns = time.time_ns()
+        total = sum(len(s.text) for s in sent.segments)
+        blank = Verdict("budget", Stage.INPUT, Status.RAN, Action.BLOCK, Action.BLOCK, Coverage(0, total))
+        count = partial(self.backend.count_tokens, sent, limit=self.policy.context.cap)
+        try:
+            tokens = yield Call(count, self.policy.budget.timeout, "model")
+            admission = self.budget.reserve(self.principal, tokens, self.policy.context.max_output_tokens)
+        except TimeoutError:
+            verdict = failed(blank, _CLOSED, Status.TIMED_OUT, "timeout", "counting tokens took too long", "enforce")
+        except (LedgerError, Overloaded) as error:
+            reason = f"the ledger could not answer ({type(error).__name__})"
+            verdict = failed(blank, _CLOSED, Status.FAILED, "ledger", reason, "enforce")
+        else:
+            self.reservation = admission.reservation
+            rule, reason = admission.findings[0] if admission.findings else ("", "")
+            action = Action.BLOCK if rule else Action.ALLOW
+            verdict = replace(blank, action=action, would=action, reason=reason, coverage=Coverage(total, total))
+            verdict = replace(verdict, rule=f"budget.{rule}" if rule else "")
+        trip.note(verdict, start_ns, time.time_ns())
+
+    def settle(self, completion: Completion) -> None:
+        """Put the real counts in place of what was reserved."""
+        reservation, self.reservation = self.reservation, None
+        if reservation is not None:
+            self.budget.settle(reservation, Usage(completion.input_tokens, completion.output_tokens))
+
+    def release(self) -> None:
+        """Give back what was reserved. Harmless when nothing is."""
+        reservation, self.reservation = self.reservation, None
+        if reservation is not None:
+            self.budget.release(reservation)

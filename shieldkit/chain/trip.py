@@ -1,0 +1,71 @@
+"""What belongs to one request alone, and ends with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from shieldkit.conversation import Conversation
+from shieldkit.outcome import Action, Usage, Verdict, worst
+from shieldkit.telemetry import RequestTrace
+from shieldkit.text import Canonical, canonicalise
+
+
+@dataclass(slots=True)
+class Trip:
+    """The verdicts so far, in order; what guards are told of the request; what schema guards made of the answer."""
+
+    trace: RequestTrace
+    request: dict[str, Any]
+    verdicts: list[Verdict] = field(default_factory=list)
+    folded: dict[int, Canonical] = field(default_factory=dict)
+    usage: Usage = Usage()
+    value: Any = None
+
+    @property
+    def blocked(self) -> bool:
+        """Whether anything has blocked so far."""
+        return any(v.action is Action.BLOCK for v in self.verdicts)
+
+    @property
+    def cause(self) -> Verdict | None:
+        """The verdict that blocked first."""
+        return next((v for v in self.verdicts if v.action is Action.BLOCK), None)
+
+    def note(self, verdict: Verdict, start_ns: int, end_ns: int) -> None:
+        """Keep a verdict, and tell the trace."""
+        verdict = replace(verdict, duration_s=max(0, end_ns - start_ns) / 1e9)
+        self.verdicts.append(verdict)
+        self.trace.guard(verdict, start_ns, end_ns)
+
+    @contextmanager
+    def traced(self) -> Iterator[None]:
+        """Close the trace with what came of the request, also when it is an error or the caller left."""
+        try:
+            yield
+        except BaseException as error:
+            self.trace.error(error)
+            raise
+        cause = self.cause
+        self.trace.finish(
+            refused=cause is not None,
+            rule=cause.rule if cause else "",
+            usage=self.usage,
+            action=worst(tuple(self.verdicts)).value,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """Folds a segment when a guard first asks for it, once for the request."""
+
+    conversation: Conversation
+    folded: dict[int, Canonical]
+
+    def __call__(self, index: int) -> Canonical:
+        found = self.folded.get(index)
+        if found is None:
+            found = self.folded[index] = canonicalise(self.conversation.segments[index].text)
+        return found
