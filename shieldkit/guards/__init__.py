@@ -1,0 +1,90 @@
+"""Guards: each file one guard. `BUILDERS` makes the built-in ones from their sections of a policy, in chain order.
+
+Guards of one's own come as objects (`Shield(guards=[…])`) or from packages that register an entry point in the group
+`shieldkit.guards` and are named in the policy's `guards.custom` section.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any
+
+from shieldkit.backends.base import Backend, PromptBackend
+from shieldkit.errors import PolicyError
+from shieldkit.guards.base import Guard, Inspection, Report, guard
+
+__all__ = ["BUILDERS", "Guard", "Inspection", "Report", "Resources", "from_entry_point", "guard"]
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What guards may be built on: the shield's backend and its guard model, where there are any."""
+
+    backend: Backend | None = None
+    guard_backend: PromptBackend | None = None
+
+    @property
+    def control_tokens(self) -> frozenset[str]:
+        """The backend's own control tokens."""
+        return self.backend.control_tokens if self.backend is not None else frozenset()
+
+
+def _markers(settings: Any, resources: Resources) -> Guard:
+    from shieldkit.guards.markers import MarkerGuard
+
+    return MarkerGuard(settings, resources.control_tokens)
+
+
+def _injection(settings: Any, resources: Resources) -> Guard:
+    from shieldkit.guards.injection import InjectionGuard
+
+    return InjectionGuard(settings)
+
+
+def _topics(settings: Any, resources: Resources) -> Guard:
+    from shieldkit.guards.topics import TopicGuard
+
+    return TopicGuard(settings, backend=resources.backend if settings.use_llm else None)
+
+
+def _safety(settings: Any, resources: Resources) -> Guard:
+    from shieldkit.guards.safety import SafetyGuard, load_backend
+
+    return SafetyGuard(settings, resources.guard_backend or load_backend(settings))
+
+
+def _leak(settings: Any, resources: Resources) -> Guard:
+    from shieldkit.guards.leak import LeakGuard
+
+    return LeakGuard(settings, resources.control_tokens)
+
+
+def _schema(settings: Any, resources: Resources) -> Guard:
+    from shieldkit.guards.schema import SchemaGuard
+
+    return SchemaGuard(settings)
+
+
+BUILDERS: Mapping[str, Callable[[Any, Resources], Guard]] = {
+    "markers": _markers,
+    "leak": _leak,
+    "injection": _injection,
+    "topics": _topics,
+    "safety": _safety,
+    "schema": _schema,
+}
+"""In the order of the chain, cheapest first; the schema gate is last, and guards of one's own stand before it."""
+
+
+def from_entry_point(name: str) -> Guard:
+    """The guard that an installed package registers under `name`. Raises `PolicyError`."""
+    for point in entry_points(group="shieldkit.guards", name=name):
+        found = point.load()
+        made = found() if isinstance(found, type) else found
+        if isinstance(made, Guard):
+            return made
+        raise PolicyError(f"guards.custom.{name}", "its entry point is not a guard", mend="See 'Writing a guard'")
+    mend = "Pass it as Shield(guards=[…]), or install the package that registers it under 'shieldkit.guards'"
+    raise PolicyError(f"guards.custom.{name}", "no guard of this name is known", mend=mend)

@@ -1,0 +1,254 @@
+"""`Shield`: a policy, a backend, and the chain between them.
+
+    shield = Shield("builtin:default", backend=LlamaCpp("model.gguf"))
+    reply = shield.invoke("Hello!")
+
+State (ledger, workers, model handles) is made here, passed in, and closed here. Everything that can be wrong is found
+at start-up: a policy that cannot work, a guard that fails its self-test, a backend with less context than was claimed.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from shieldkit.backends.base import Backend, PromptBackend
+from shieldkit.budget import Budget, Ledger, MemoryLedger, Principal
+from shieldkit.chain import Chain, Link
+from shieldkit.conversation import Conversation, MessageLike
+from shieldkit.driving import adrive, drive
+from shieldkit.errors import ConfigurationError, PolicyError
+from shieldkit.guards import BUILDERS, Resources, from_entry_point
+from shieldkit.guards.base import Guard
+from shieldkit.outcome import Action, Reply, Screening, Stage
+from shieldkit.policy import Policy
+from shieldkit.policy.model import GuardSettings
+from shieldkit.schema import SchemaGate, compile_schema
+from shieldkit.telemetry import Telemetry
+from shieldkit.workers import Workers
+
+Messages = MessageLike | Sequence[MessageLike] | Conversation
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEvent:
+    """Something that may be shown: `text` is new text, `reply` is set in the last event and holds the whole outcome."""
+
+    text: str = ""
+    reply: Reply | None = None
+
+
+@dataclass(slots=True)
+class Shield:
+    """Guards calls of a language model by a policy. Safe to share between threads and tasks; make one, and keep it.
+
+    `policy`: a `Policy`, the path of a YAML file, or `builtin:default|strict|monitor`. `backend`: the model; without
+    one only `screen` works. `guards`: guards of one's own, run after the built-in ones and before the schema gate.
+    `guard_backend`: the model that the safety guard asks. `ledger`: where budgets are kept; in this process by default.
+    Raises `ConfigurationError` (`PolicyError`, `ModelFileError`, `SelfTestError`) when something cannot work.
+    """
+
+    policy: Policy
+    backend: Backend | None
+    _chains: dict[str | None, Chain] = field(default_factory=dict, repr=False)
+    _lanes: dict[str, Workers] = field(default_factory=dict, repr=False)
+    _ledger: Ledger | None = field(default=None, repr=False)
+    _owned: list[Any] = field(default_factory=list, repr=False)
+
+    def __init__(
+        self,
+        policy: Policy | str | Path = "builtin:default",
+        backend: Backend | None = None,
+        *,
+        guards: Sequence[Guard] = (),
+        guard_backend: PromptBackend | None = None,
+        ledger: Ledger | None = None,
+        self_test: bool = True,
+        tracer_provider: Any = None,
+        meter_provider: Any = None,
+    ) -> None:
+        self.policy = policy if isinstance(policy, Policy) else Policy.load(policy)
+        self.backend = backend
+        self._owned = []
+        self._ledger = ledger or MemoryLedger(max_accounts=self.policy.budget.max_accounts)
+        self._lanes = {"guard": Workers("guard", max_threads=32), "model": Workers("model", max_threads=32)}
+        if backend is not None:
+            _open(backend, self.policy)
+        built: dict[tuple[str, str], Guard] = {}
+        self._chains = {}
+        for tenant in (None, *self.policy.tenants):
+            own = self.policy.for_tenant(tenant)
+            links = self._links(own, guards, Resources(backend, guard_backend), built)
+            context = own.context
+            if backend is not None:
+                context = context.model_copy(update={"max_tokens": min(context.cap, backend.context_tokens)})
+            telemetry = Telemetry(
+                policy=own.name, policy_version=own.version, mode=own.mode,
+                capture_content=own.telemetry.capture_content,
+                tracer_provider=tracer_provider, meter_provider=meter_provider,
+            )  # fmt: skip
+            self._chains[tenant] = Chain(own, links, Budget(own.budget, context, self._ledger), telemetry)
+        self._owned = list(built.values())
+        if self_test:
+            for made in self._owned:
+                getattr(made, "self_test", lambda: None)()
+
+    # -- calls ------------------------------------------------------------------------------------------------------
+
+    def invoke(self, messages: Messages, *, principal: Principal | None = None, schema: Any = None) -> Reply:
+        """Ask the model, guarded. Works in plain code and inside a running event loop.
+
+        `messages`: a string, a message (dict, `Segment`, LangChain message), or a list of them. `schema`: a pydantic
+        model, a JSON Schema or a type that the answer must conform to; `reply.data` then holds the value.
+        A refusal is a value (`reply.refused`). Raises `InvalidConversation` and `BackendError`.
+        """
+        return drive(self._invocation(messages, principal, schema, "invoke"), self._lanes)
+
+    async def ainvoke(self, messages: Messages, *, principal: Principal | None = None, schema: Any = None) -> Reply:
+        """`invoke` for async code: the same chain. When the caller is cancelled, generating stops soon after."""
+        return await adrive(self._invocation(messages, principal, schema, "invoke"), self._lanes)
+
+    def screen(self, messages: Messages, *, stage: Stage | str = Stage.INPUT, tenant: str | None = None,
+               schema: Any = None) -> Screening:  # fmt: skip
+        """Judge text without calling a model: what would the guards of this stage say?
+
+        At `stage="output"` the whole text is judged as an answer. No budget is used.
+        """
+        return drive(self._screening(messages, stage, tenant, schema), self._lanes)
+
+    async def ascreen(self, messages: Messages, *, stage: Stage | str = Stage.INPUT, tenant: str | None = None,
+                      schema: Any = None) -> Screening:  # fmt: skip
+        """`screen` for async code."""
+        return await adrive(self._screening(messages, stage, tenant, schema), self._lanes)
+
+    def stream(
+        self, messages: Messages, *, principal: Principal | None = None, schema: Any = None
+    ) -> Iterator[StreamEvent]:
+        """`invoke` as events. The policy's `streaming: off` gives one event, when all gates have passed."""
+        reply = drive(self._invocation(messages, principal, schema, "stream"), self._lanes)
+        yield StreamEvent(reply.text or "", reply)
+
+    async def astream(
+        self, messages: Messages, *, principal: Principal | None = None, schema: Any = None
+    ) -> AsyncIterator[StreamEvent]:
+        """`stream` for async code."""
+        reply = await adrive(self._invocation(messages, principal, schema, "stream"), self._lanes)
+        yield StreamEvent(reply.text or "", reply)
+
+    # -- life -------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close guards, ledger and worker threads. The backend is the caller's, and stays open."""
+        for made in self._owned:
+            getattr(made, "close", lambda: None)()
+        for lane in self._lanes.values():
+            lane.close()
+        if self._ledger is not None:
+            self._ledger.close()
+
+    def __enter__(self) -> Shield:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def describe(self) -> dict[str, Any]:
+        """What is at work: policy, backend, and each guard with its stages and model files. Plain JSON, no secrets."""
+        return {
+            "policy": f"{self.policy.name}@{self.policy.version}", "mode": self.policy.mode,
+            "backend": dict(self.backend.describe()) if self.backend is not None else None,
+            "guards": [
+                {"name": link.guard.name, "stages": sorted(link.guard.stages), "action": link.settings.action.value,
+                 "on_error": link.settings.on_error, **getattr(link.guard, "describe", dict)()}
+                for link in self._chains[None].links
+            ],
+        }  # fmt: skip
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _invocation(self, messages: Messages, principal: Principal | None, schema: Any, operation: str) -> Any:
+        if self.backend is None:
+            mend = "Give Shield(policy, backend=…), or use `screen`"
+            raise ConfigurationError("backend", "this shield has no model to ask", mend=mend)
+        chain = self._chain(principal.tenant if principal is not None else None)
+        return chain.invoke(Conversation.of(messages), self.backend, principal, _gate(schema), operation)
+
+    def _screening(self, messages: Messages, stage: Stage | str, tenant: str | None, schema: Any) -> Any:
+        return self._chain(tenant).screen(Conversation.of(messages), Stage(stage), _gate(schema))
+
+    def _chain(self, tenant: str | None) -> Chain:
+        return self._chains.get(tenant) or self._chains[None]
+
+    def _links(
+        self, policy: Policy, own: Sequence[Guard], resources: Resources, built: dict[tuple[str, str], Guard]
+    ) -> tuple[Link, ...]:
+        """The guards of a policy in order. Tenants whose section is the same share a guard, and so its model."""
+        sections = dict(policy.sections())
+        names = [g.name for g in own]
+        if len(set(names)) != len(names) or any(name in BUILDERS or name in ("budget", "shield") for name in names):
+            mend = "Give each guard of your own a name that is not a built-in one's"
+            raise PolicyError("Shield(guards=…)", "two guards have the same name", mend=mend)
+        links = []
+        for name, build in BUILDERS.items():
+            if name in sections:
+                settings = sections.pop(name)
+                key = (name, settings.model_dump_json())
+                built[key] = made = built.get(key) or build(settings, resources)
+                links.append(Link(made, settings))
+        mine = [Link(g, sections.pop(g.name, GuardSettings())) for g in own]
+        mine += [Link(_shared(built, name), settings) for name, settings in sections.items()]
+        last = [link for link in links if link.guard.name == "schema"]
+        ordered = (*(link for link in links if link not in last), *mine, *last)
+        if not ordered:
+            raise PolicyError("guards", "the chain is empty: nothing would be guarded", mend="Add at least `markers: {}`")
+        for link in ordered:
+            _check_link(link)
+        return ordered
+
+
+def _shared(built: dict[tuple[str, str], Guard], name: str) -> Guard:
+    key = (name, "")
+    built[key] = made = built.get(key) or from_entry_point(name)
+    return made
+
+
+def _check_link(link: Link) -> None:
+    """Refuse what cannot work: a redaction without places, a rule that the guard does not have."""
+    name, settings = link.guard.name, link.settings
+    actions = {settings.action, *(r.action for r in settings.rules.values())}
+    if Action.REDACT in actions and not getattr(link.guard, "locates", False):
+        problem = "'redact' cannot work: this guard does not say exactly where a finding stands"
+        raise PolicyError(f"guards.{name}.action", problem, mend="Use block, flag or allow")
+    known = getattr(link.guard, "rules", None)
+    for rule in settings.rules:
+        if known is not None and rule not in known:
+            near = difflib.get_close_matches(rule, known, n=1)
+            mend = f"Did you mean '{near[0]}'?" if near else f"Its rules: {', '.join(sorted(known))}"
+            raise PolicyError(f"guards.{name}.rules.{rule}", "the guard has no such rule", mend=mend)
+
+
+def _open(backend: Backend, policy: Policy) -> None:
+    """Open the backend with the policy's cap, and hold the policy's claim against what the model really has."""
+    opener = getattr(backend, "open", None)
+    if opener is not None:
+        opener(policy.context.cap)
+    claimed, real = policy.context.max_tokens, backend.context_tokens
+    if claimed is not None and real < claimed:
+        raise ConfigurationError(
+            "context.max_tokens", f"the policy says {claimed}, and the backend has {real}",
+            mend=f"Set it to {real} or less, or serve the model with a larger context",
+        )  # fmt: skip
+    if policy.context.max_output_tokens >= real:
+        raise ConfigurationError(
+            "context.max_output_tokens", f"{policy.context.max_output_tokens} leaves no room in {real} tokens",
+            mend="Lower it",
+        )  # fmt: skip
+
+
+def _gate(schema: Any) -> SchemaGate | None:
+    if schema is None or isinstance(schema, SchemaGate):
+        return schema
+    return compile_schema(schema)
