@@ -1,0 +1,165 @@
+"""A conversation holds every string that is sent, as a segment, and can be put back together exactly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+
+from shieldkit.conversation import MAX_DEPTH, Conversation, Kind, Role, Segment, Trust
+from shieldkit.errors import InvalidConversation
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=12,
+)
+parts = st.fixed_dictionaries({"type": st.sampled_from(["text", "tool_result", "reasoning"]), "text": st.text()})
+messages = st.lists(
+    st.fixed_dictionaries(
+        {
+            "role": st.sampled_from([r.value for r in Role]),
+            "content": st.text() | st.lists(parts, max_size=3) | json_values.filter(lambda v: v is not None),
+        },
+        optional={"tool_calls": st.lists(json_values, max_size=2), "name": st.text(), "extra": json_values},
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+def strings_in(node: Any) -> list[str]:
+    if isinstance(node, str):
+        return [node]
+    if isinstance(node, dict):
+        return [s for key, value in node.items() for s in (key, *strings_in(value))]
+    if isinstance(node, list):
+        return [s for item in node for s in strings_in(item)]
+    return []
+
+
+def without_none(message: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in message.items() if value is not None}
+
+
+@given(messages)
+def test_the_wire_form_comes_back_exactly_as_it_was(given_messages: list[dict[str, Any]]) -> None:
+    assert Conversation.of(given_messages).wire() == [without_none(m) for m in given_messages]
+
+
+@given(messages)
+def test_every_string_that_is_sent_is_a_segment_or_a_known_word_of_the_wire_form(
+    given_messages: list[dict[str, Any]],
+) -> None:
+    conversation = Conversation.of(given_messages)
+    hidden = [s for m in conversation.wire(lambda i: "") for s in strings_in(m)]
+    structure = {
+        "", "role", "content", "type", "text", "tool_calls", "name", "tool_result", "reasoning", "id", "index", "url",
+        "input", "output", "function", "arguments", "refusal", "audio", "detail", "thinking", "call_id", "image_url",
+        "is_error", "annotations", "tool_use_id", "cache_control", "function_call", "tool_call_id",
+        "reasoning_content", *(r.value for r in Role),
+    }  # fmt: skip
+    assert set(hidden) <= structure
+
+
+@given(messages, st.data())
+def test_a_rewritten_segment_stands_where_the_original_stood(
+    given_messages: list[dict[str, Any]], data: st.DataObject
+) -> None:
+    conversation = Conversation.of(given_messages)
+    if not conversation.segments:
+        return
+    index = data.draw(st.integers(0, len(conversation.segments) - 1))
+    changed = conversation.with_texts({index: "X"})
+    assert changed.segments[index].text == "X"
+    assert changed.wire() == conversation.wire(lambda i: "X" if i == index else conversation.segments[i].text)
+    assert [s.path for s in changed.segments] == [s.path for s in conversation.segments]
+
+
+@given(messages, messages)
+def test_extending_keeps_the_segments_that_were_there(first: list[dict[str, Any]], more: list[dict[str, Any]]) -> None:
+    base = Conversation.of(first)
+    grown = base
+    for message in more:
+        grown = grown.extend(message)
+    assert grown.segments[: len(base.segments)] == base.segments
+    assert grown == Conversation.of([*first, *more])
+
+
+def test_only_the_system_role_is_trusted_and_a_dict_cannot_claim_trust() -> None:
+    conversation = Conversation.of([
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": "u", "trust": "trusted"},
+        Segment("d", role=Role.DOCUMENT, origin="https://example.org", trust=Trust.TRUSTED),
+    ])  # fmt: skip
+    by_text = {s.text: s for s in conversation.segments}
+    assert by_text["s"].trusted
+    assert not by_text["u"].trusted
+    assert by_text["d"].trusted
+    assert by_text["d"].origin == "https://example.org"
+
+
+def test_tool_calls_results_reasoning_and_nested_keys_are_all_segments() -> None:
+    conversation = Conversation.of([
+        {"role": "assistant", "reasoning_content": "hm", "content": None, "tool_calls": [
+            {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"q": "x"}'}}]},
+        {"role": "tool", "tool_call_id": "c1", "content": {"deep": [{"evil key": "evil value"}]}},
+    ])  # fmt: skip
+    kinds = {s.text: s.kind for s in conversation.segments}
+    assert kinds["hm"] is Kind.REASONING
+    assert kinds['{"q": "x"}'] is Kind.TOOL_CALL
+    assert kinds["evil key"] is Kind.KEY
+    assert kinds["evil value"] is Kind.TOOL_RESULT
+    assert kinds["f"] is Kind.NAME
+
+
+@pytest.mark.parametrize("content", [
+    [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}],
+    [{"type": "tool_result", "content": [{"type": "image", "source": {}}]}],
+    [{"no": "type"}],
+])  # fmt: skip
+def test_parts_that_no_guard_can_read_are_listed(content: list[dict[str, Any]]) -> None:
+    assert Conversation.of({"role": "user", "content": content}).unreadable
+
+
+def test_data_that_merely_has_a_type_key_is_readable() -> None:
+    assert not Conversation.of({"role": "tool", "content": {"pets": [{"type": "dog"}]}}).unreadable
+
+
+def test_langchain_messages_become_the_same_conversation_as_dicts() -> None:
+    call = {"name": "f", "args": {"x": "y"}, "id": "c1", "type": "tool_call"}
+    conversation = Conversation.of([
+        SystemMessage("s"), HumanMessage("u"), AIMessage("a", tool_calls=[call]), ToolMessage("r", tool_call_id="c1"),
+    ])  # fmt: skip
+    assert [m.role for m in conversation.messages] == [Role.SYSTEM, Role.USER, Role.ASSISTANT, Role.TOOL]
+    assert conversation.wire()[2]["tool_calls"][0]["function"] == {"name": "f", "arguments": {"x": "y"}}
+    assert conversation.wire()[3] == {"role": "tool", "content": "r", "tool_call_id": "c1"}
+
+
+@pytest.mark.parametrize(
+    ("bad", "path"),
+    [
+        ([], "messages"),
+        ([{"content": "x"}], "messages[0]"),
+        ([{"role": "root", "content": "x"}], "messages[0].role"),
+        ([{"role": "user", "content": object()}], "messages[0].content"),
+        ([{"role": "user", "content": {1: "x"}}], "messages[0].content"),
+        ([42], "messages[0]"),
+    ],
+)
+def test_what_cannot_be_read_is_an_error_that_names_the_place(bad: Any, path: str) -> None:
+    with pytest.raises(InvalidConversation) as caught:
+        Conversation.of(bad)
+    assert caught.value.path == path
+
+
+def test_nesting_beyond_the_limit_is_an_error_and_not_a_crash() -> None:
+    deep: Any = "secret-text"
+    for _ in range(MAX_DEPTH + 10):
+        deep = [deep]
+    with pytest.raises(InvalidConversation) as caught:
+        Conversation.of({"role": "tool", "content": deep})
+    assert "secret-text" not in str(caught.value)
