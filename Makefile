@@ -1,0 +1,67 @@
+# What one can do here: `make help`. Each target sets up what it needs; nothing is expected but Python >= 3.11, a C++
+# compiler and cmake (for llama.cpp). Needs GNU make >= 3.82.
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+  command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' && echo $$p && break; done)
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+WHEELS := .cache/wheels
+TREE   := .cache/tree
+# The environment is as good as the pyproject.toml it was made from: the stamp carries its checksum.
+STAMP  := $(VENV)/.made-from-$(shell cksum < pyproject.toml | tr -c '0-9\n' '-' | sed 's/-*$$//')
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check lint format types docs bench fuzz dist clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Make .venv with everything installed (5 minutes the first time: llama.cpp is compiled)
+
+demo: $(STAMP) ## Guard a real language model: answers, refusals with their rules, and the trace
+	@$(BIN)/shieldkit demo
+
+test: $(STAMP) ## Run the tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: lint types test docs ## All that CI does
+
+lint: $(STAMP) ## Style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP) ## Mend style and format where that can be done
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(STAMP) $(TREE) ## Strict type check of the package as it is installed: adapters and rails included
+	cd $(TREE) && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p shieldkit
+
+docs: $(STAMP) $(TREE) ## Build the documentation into site/
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
+
+bench: $(STAMP) ## Run the benchmarks; each prints its table
+	@set -e; for script in benchmarks/[a-z]*.py; do \
+	  [ -e "$$script" ] || { echo "no benchmarks"; break; }; echo "== $$script"; $(BIN)/python "$$script"; done
+
+fuzz: $(STAMP) ## Run the long property tests
+	@if [ -d tests/fuzz ]; then $(BIN)/python -m pytest tests/fuzz --timeout 3600 $(PYTEST_ARGS); \
+	 else echo "there is no tests/fuzz yet"; fi
+
+dist: $(STAMP) ## Build the wheel and the source archive into dist/
+	$(BIN)/python -m build --outdir dist .
+
+clean: ## Remove what was built; .venv and the wheel cache stay
+	rm -rf build dist site $(TREE) .pytest_cache .mypy_cache .ruff_cache *.egg-info
+
+# The package as it will be installed, made of links: tools that read files rather than import see adapters/ and rails/
+# in their place.
+.PHONY: $(TREE)
+$(TREE):
+	@rm -rf $(TREE) && mkdir -p $(TREE)/shieldkit
+	@ln -s $(CURDIR)/shieldkit/* $(CURDIR)/adapters $(CURDIR)/rails $(TREE)/shieldkit/
+
+$(STAMP):
+	@VENV=$(VENV) WHEELS=$(WHEELS) PYTHON=$(PYTHON) STAMP=$(STAMP) bash .ci/setup
