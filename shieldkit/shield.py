@@ -87,7 +87,6 @@ class Shield:
                 context = context.model_copy(update={"max_tokens": min(context.cap, backend.context_tokens)})
             telemetry = Telemetry(
                 policy=own.name, policy_version=own.version, mode=own.mode,
-                capture_content=own.telemetry.capture_content,
                 tracer_provider=tracer_provider, meter_provider=meter_provider,
             )  # fmt: skip
             self._chains[tenant] = Chain(own, links, Budget(own.budget, context, self._ledger), telemetry)

@@ -237,12 +237,6 @@ class Guards(Section):
     )
 
 
-class TelemetrySettings(Section):
-    """What spans and logs may hold."""
-
-    capture_content: bool = Field(False, description="Put text of users and model into spans. Off: never.")
-
-
 class PolicyModel(Section):
     """The whole policy, as it stands in the file."""
 
@@ -265,7 +259,6 @@ class PolicyModel(Section):
         "I'm sorry, but I can't assist with that request.", min_length=1, max_length=500,
         description="What the user is told in a refusal.",
     )  # fmt: skip
-    telemetry: TelemetrySettings = TelemetrySettings()
     tenants: Mapping[str, Mapping[str, Any]] = Field(
         default_factory=dict, description="By tenant: any part of a policy, which replaces that part for this tenant."
     )

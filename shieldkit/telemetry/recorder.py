@@ -1,0 +1,208 @@
+"""Spans, metrics and log events of a request.
+
+    shieldkit invoke                 the root, a child of whatever span is current in the caller
+    ├── apply_guardrail markers      a child for each guard, with an event for each finding
+    ├── chat smollm2                 the model, by the GenAI conventions
+    └── apply_guardrail leak
+
+Only the OpenTelemetry API is needed; without an SDK all of it costs a few microseconds. What is recorded are names of
+guards, rules, stages and actions, numbers, and types of errors. There is no way to hand text to this module.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+
+from opentelemetry import metrics, trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.util.types import AttributeValue
+
+from shieldkit.outcome import Action, Finding, Usage, Verdict
+from shieldkit.outcome import Status as GuardStatus
+from shieldkit.telemetry import names
+from shieldkit.telemetry.events import logger
+
+MAX_EVENTS = 32
+_FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "function_call", "content_filter"})
+
+
+class Telemetry:
+    """Where requests of one policy are recorded. The providers are OpenTelemetry's global ones unless given."""
+
+    def __init__(
+        self,
+        *,
+        policy: str,
+        policy_version: str,
+        mode: str,
+        tracer_provider: trace.TracerProvider | None = None,
+        meter_provider: metrics.MeterProvider | None = None,
+    ) -> None:
+        self._tracer = trace.get_tracer("shieldkit", tracer_provider=tracer_provider)
+        meter = metrics.get_meter("shieldkit", meter_provider=meter_provider)
+        self._policy: dict[str, AttributeValue] = {
+            names.GUARDRAIL_POLICY: policy,
+            names.GUARDRAIL_POLICY_VERSION: policy_version,
+            names.MODE: mode,
+        }
+        self._verdicts = meter.create_counter(names.METRIC_VERDICTS, description="Verdicts by guard, rule and action")
+        self._refusals = meter.create_counter(names.METRIC_REFUSALS, description="Refusals by rule")
+        self._guard_s = meter.create_histogram(
+            names.METRIC_GUARD_DURATION, unit="s", description="How long a guard took"
+        )
+        self._tokens = meter.create_histogram(names.METRIC_TOKENS, unit="{token}", description="Tokens of a call")
+        self._model_s = meter.create_histogram(
+            names.METRIC_MODEL_DURATION, unit="s", description="How long the model took"
+        )
+
+    def request(self, operation: str) -> RequestTrace:
+        """Begin a request: `invoke`, `stream` or `screen`."""
+        return RequestTrace(self, self._tracer, operation)
+
+
+class RequestTrace:
+    """The trace of one request. `trace_id` is 32 hex digits, also when nothing is exported."""
+
+    def __init__(self, telemetry: Telemetry, tracer: Tracer, operation: str) -> None:
+        self._telemetry = telemetry
+        self._tracer = tracer
+        self._operation = operation
+        self._span = tracer.start_span(
+            names.SPAN_REQUEST.format(operation=operation),
+            attributes={**telemetry._policy, names.NAMES_VERSION: names.VERSION},
+        )
+        self._context: Context = trace.set_span_in_context(self._span)
+        trace_id = self._span.get_span_context().trace_id
+        self.trace_id = trace.format_trace_id(trace_id) if trace_id else secrets.token_hex(16)
+        self._done = False
+
+    def guard(self, verdict: Verdict, start_ns: int, end_ns: int) -> None:
+        """Record a verdict, after the fact, as a span of its own with an event for each finding."""
+        labels: dict[str, AttributeValue] = {
+            names.GUARD: verdict.guard, names.STAGE: verdict.stage.value, names.STATUS: verdict.status.value,
+            names.ACTION: verdict.action.value, names.RULE: verdict.rule,
+        }  # fmt: skip
+        self._telemetry._verdicts.add(1, labels)
+        self._telemetry._guard_s.record(
+            (end_ns - start_ns) / 1e9, {names.GUARD: verdict.guard, names.STAGE: verdict.stage.value}
+        )
+        if self._span.is_recording():
+            self._guard_span(verdict, start_ns, end_ns)
+        quiet = verdict.action is Action.ALLOW and verdict.status is GuardStatus.RAN
+        log = logger()
+        (log.debug if quiet else log.info)(
+            "verdict", trace_id=self.trace_id, guard=verdict.guard, stage=verdict.stage.value,
+            status=verdict.status.value, action=verdict.action.value, would=verdict.would.value, rule=verdict.rule,
+            findings=len(verdict.findings), coverage=round(verdict.coverage.ratio, 6),
+        )  # fmt: skip
+
+    def _guard_span(self, verdict: Verdict, start_ns: int, end_ns: int) -> None:
+        span = self._tracer.start_span(
+            names.SPAN_GUARD.format(guard=verdict.guard),
+            context=self._context,
+            start_time=start_ns,
+            attributes={
+                **self._telemetry._policy,
+                names.OPERATION: "apply_guardrail",
+                names.GUARDRAIL_COMPONENT: verdict.guard,
+                names.GUARDRAIL_RESULT_TYPE: "verdict",
+                names.GUARDRAIL_RESULT_VALUE: verdict.action.value,
+                names.GUARDRAIL_RULE: verdict.rule,
+                names.GUARDRAIL_SCORE: verdict.score,
+                names.STAGE: verdict.stage.value,
+                names.STATUS: verdict.status.value,
+                names.WOULD: verdict.would.value,
+                names.COVERAGE: verdict.coverage.ratio,
+                names.FINDINGS: len(verdict.findings),
+            },
+        )
+        for finding in verdict.findings[:MAX_EVENTS]:
+            span.add_event(names.EVENT_RESULT, _event(finding, verdict), timestamp=end_ns)
+        if verdict.status is not GuardStatus.RAN:
+            span.set_attribute(names.ERROR_TYPE, verdict.status.value)
+            span.set_status(Status(StatusCode.ERROR))
+        span.end(end_time=end_ns)
+
+    def model(self, backend: str, model: str) -> ModelSpan:
+        """Begin the model's turn."""
+        span = self._tracer.start_span(
+            names.SPAN_CHAT.format(model=model),
+            context=self._context,
+            kind=SpanKind.CLIENT,
+            attributes={names.OPERATION: "chat", names.PROVIDER: backend, names.REQUEST_MODEL: model},
+        )
+        return ModelSpan(self._telemetry, span, self._context, {names.PROVIDER: backend, names.REQUEST_MODEL: model})
+
+    def finish(self, *, refused: bool, rule: str, usage: Usage, action: str) -> None:
+        """Close the request with its outcome. A second time does nothing."""
+        if self._done:
+            return
+        self._done = True
+        if refused:
+            self._telemetry._refusals.add(1, {names.RULE: rule, names.OPERATION: self._operation})
+        if self._span.is_recording():
+            self._span.set_attributes({
+                names.REFUSED: refused, names.RULE: rule, names.ACTION: action,
+                names.USAGE_INPUT: usage.input_tokens, names.USAGE_OUTPUT: usage.output_tokens,
+            })  # fmt: skip
+        self._span.end()
+        logger().info(
+            "request", trace_id=self.trace_id, operation=self._operation, refused=refused, rule=rule, action=action,
+            input_tokens=usage.input_tokens, output_tokens=usage.output_tokens,
+        )  # fmt: skip
+
+    def error(self, error: BaseException) -> None:
+        """Close the request with the type of an error; its message may hold content, and is not recorded."""
+        if self._done:
+            return
+        self._done = True
+        _fail(self._span, error)
+        logger().info("request", trace_id=self.trace_id, operation=self._operation, error=type(error).__name__)
+
+
+class ModelSpan:
+    """The model's turn. `context` is for the thread that calls the model, so that spans made there are its children."""
+
+    def __init__(self, telemetry: Telemetry, span: Span, parent: Context, labels: dict[str, AttributeValue]) -> None:
+        self._telemetry = telemetry
+        self._span = span
+        self._labels = labels
+        self._start_s = time.perf_counter()
+        self.context: Context = trace.set_span_in_context(span, parent)
+
+    def end(self, usage: Usage, finish_reason: str) -> None:
+        """Close with the real token counts."""
+        self._telemetry._tokens.record(usage.input_tokens, {**self._labels, names.TOKEN_TYPE: "input"})
+        self._telemetry._tokens.record(usage.output_tokens, {**self._labels, names.TOKEN_TYPE: "output"})
+        self._telemetry._model_s.record(time.perf_counter() - self._start_s, self._labels)
+        if self._span.is_recording():
+            self._span.set_attributes({
+                names.USAGE_INPUT: usage.input_tokens, names.USAGE_OUTPUT: usage.output_tokens,
+                # A server says this; only words that are known go on record.
+                names.FINISH_REASONS: [finish_reason if finish_reason in _FINISH_REASONS else "other"],
+            })  # fmt: skip
+        self._span.end()
+
+    def fail(self, error: BaseException) -> None:
+        """Close with the type of an error."""
+        labels = {**self._labels, names.ERROR_TYPE: type(error).__name__}
+        self._telemetry._model_s.record(time.perf_counter() - self._start_s, labels)
+        _fail(self._span, error)
+
+
+def _fail(span: Span, error: BaseException) -> None:
+    span.set_attribute(names.ERROR_TYPE, type(error).__name__)
+    span.set_status(Status(StatusCode.ERROR))
+    span.end()
+
+
+def _event(finding: Finding, verdict: Verdict) -> dict[str, AttributeValue]:
+    return {
+        names.GUARDRAIL_COMPONENT: finding.guard,
+        names.GUARDRAIL_RULE: f"{finding.guard}.{finding.rule}",
+        names.GUARDRAIL_RESULT_TYPE: "finding",
+        names.GUARDRAIL_SCORE: finding.score,
+        names.GUARDRAIL_SOURCE: verdict.stage.value,
+    }
