@@ -1,0 +1,135 @@
+"""Keeps a constrained product surface to its topic: NeMo Guardrails topical rails, with no language model call.
+
+A rail pack says by example utterances what the surface is for. Each turn is scored against them by sentence
+embeddings (`shieldkit.rails.judge`), and the pack's Colang flows, run by NeMo Guardrails, have the last word: the
+action `topic_guard` tells them the judgement, and whatever rails the pack has beside it run too.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shieldkit.conversation import Kind, Role, Segment
+from shieldkit.errors import SelfTestError
+from shieldkit.guards.base import Inspection, Report
+from shieldkit.outcome import Finding, Span, Stage
+
+if TYPE_CHECKING:
+    from shieldkit.backends.base import Backend
+    from shieldkit.policy.model import TopicSettings
+
+_REPORTED_FROM = 0.2  # scores below are noise
+_NAMES = frozenset({Kind.NAME, Kind.KEY})
+_NAME_WORDS = 4  # a key or name of so many words is text in disguise
+
+
+class TopicGuard:
+    """Reports `off_topic` for turns that are not what the pack is for, and `rail` when another rail of it stops a turn.
+
+    Made once: the model, the pack's index and NeMo are loaded at construction, which takes seconds; a turn takes
+    milliseconds. Raises `ModelFileError` and `ConfigurationError` when the model or the pack cannot be used.
+    """
+
+    name = "topics"
+    rules = ("off_topic", "rail")
+    locates = False
+
+    def __init__(self, settings: TopicSettings, backend: Backend | None = None) -> None:
+        from shieldkit.embedding import SentenceEmbedder
+        from shieldkit.rails import Pack, RailsEngine, TurnJudge
+
+        self._settings = settings
+        self._pack = Pack.load(settings.pack)
+        model = "builtin"
+        if settings.model == "builtin":
+            embedder = SentenceEmbedder.builtin()
+        else:
+            embedder = SentenceEmbedder.from_folder(Path(settings.model), sha256=settings.model_sha256)
+            model = f"{settings.model}#{settings.model_sha256}"
+        self._engine = RailsEngine(self._pack, model, backend if settings.use_llm else None)
+        self._judge = TurnJudge.fit(self._engine.examples, embedder, pleasantries=self._pack.pleasantries)
+
+    @property
+    def stages(self) -> frozenset[Stage]:
+        """Input, and output when `check_output` is set."""
+        return frozenset(Stage) if self._settings.check_output else frozenset({Stage.INPUT})
+
+    def reads(self, segment: Segment) -> bool:
+        """The user's words, and the assistant's when `check_output` is set; names and short keys are not words."""
+        if segment.trusted or (segment.kind in _NAMES and len(segment.text.split(None, _NAME_WORDS)) < _NAME_WORDS):
+            return False
+        return segment.role is Role.USER or (self._settings.check_output and segment.role is Role.ASSISTANT)
+
+    def check(self, inspection: Inspection) -> Report:
+        """Judge each segment, with the user's turns before it. What there was no time for is reported as unread."""
+        deadline = time.monotonic() + 0.8 * self._settings.timeout
+        findings: list[Finding] = []
+        unread: dict[int, tuple[Span, ...]] = {}
+        highest = 0.0
+        for index, segment in inspection.texts():
+            text = inspection.canonical(index).text
+            earlier = self._earlier(inspection, index)
+            try:
+                score = self._judge.score(text, earlier, lambda: time.monotonic() < deadline)
+            except TimeoutError:
+                unread[index] = ()
+                continue
+            found = self._finding(inspection, index, segment, text, score, deadline)
+            findings += found
+            highest = (
+                max(highest, *(f.score for f in found), 0.0) if found else max(highest, min(score, _REPORTED_FROM))
+            )
+        return Report(tuple(findings), unread, score=highest)
+
+    def self_test(self) -> None:
+        """An example of the pack must pass and nonsense must not. Raises `SelfTestError`."""
+        example = self._engine.examples[0]
+        passes = self._judge.score(example) < 0.5 and self._stopped(example, Stage.INPUT, True) is None
+        blocks = self._judge.score("flibber the quantum walrus sings zxqv") >= 0.5
+        if not passes or not blocks or self._stopped(example, Stage.INPUT, False) is None:
+            mend = "Give the pack more example utterances, and see that its flow `topic guard` stops"
+            raise SelfTestError("guards.topics.pack", "does not tell its own examples from nonsense", mend=mend)
+
+    def describe(self) -> Mapping[str, Any]:
+        """Pack, surface, number of examples and embedding model."""
+        return {
+            "pack": self._pack.name, "surface": self._pack.surface, "examples": len(self._engine.examples),
+            "embedding": self._judge.embedder.name,
+        }  # fmt: skip
+
+    def close(self) -> None:
+        """Stop NeMo's thread."""
+        self._engine.close()
+
+    def _earlier(self, inspection: Inspection, index: int) -> list[str]:
+        """The user's turns before a segment, oldest first; before an answer, the question it answers is among them."""
+        turns = [
+            inspection.canonical(i).text
+            for i, s in enumerate(inspection.conversation.segments[:index])
+            if s.role is Role.USER and s.kind is Kind.TEXT
+        ]
+        return turns[max(0, len(turns) - self._settings.history_turns) :]
+
+    def _stopped(self, text: str, stage: Stage, on_topic: bool, timeout_s: float | None = None) -> Any:
+        return self._engine.run(text, stage, on_topic=on_topic, timeout_s=timeout_s or self._settings.timeout)
+
+    def _finding(
+        self, inspection: Inspection, index: int, segment: Segment, text: str, score: float, deadline: float
+    ) -> list[Finding]:
+        """What the rails make of the judgement."""
+        on_topic = score < self._settings.threshold
+        left_s = max(0.05, deadline - time.monotonic())
+        stopped = self._stopped(text, inspection.stage, on_topic, left_s)
+        end = len(segment.text)
+        if stopped is not None and not stopped.topic:
+            return [inspection.finding("rail", 1.0, index, 0, end, f"stopped by the pack's rail '{stopped.rail}'")]
+        if stopped is None and not on_topic:
+            score = _REPORTED_FROM  # the pack's own flow lets it pass
+        if stopped is not None:
+            score = max(score, self._settings.threshold)
+        if score < _REPORTED_FROM:
+            return []
+        return [inspection.finding("off_topic", score, index, 0, end, f"not a matter of {self._pack.surface}")]
