@@ -1,0 +1,1 @@
+"""`shieldkit demo`."""
