@@ -14,7 +14,7 @@ import contextvars
 import logging
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +42,7 @@ async def _topic_guard() -> bool:
 
 
 class RailsEngine:
-    """One pack's `LLMRails`. `run` may be called from any thread, also inside a running event loop, and by many at once."""
+    """One pack's `LLMRails`. `run` may be called by many threads at once, also inside a running event loop."""
 
     def __init__(self, pack: Pack, embedding_model: str, backend: Backend | None = None) -> None:
         """Start the thread and build the rails in it. `backend` answers the pack's rails that need a language model."""
@@ -81,9 +81,9 @@ class RailsEngine:
         self._thread.join(5)
 
     @property
-    def examples(self) -> tuple[str, ...]:
-        """The example utterances of all intents of the pack, as NeMo has read them."""
-        return tuple(u for utterances in self._rails.config.user_messages.values() for u in utterances)
+    def intents(self) -> Mapping[str, Sequence[str]]:
+        """The example utterances of the pack by intent, as NeMo has read them."""
+        return dict(self._rails.config.user_messages)
 
     @property
     def remembered(self) -> int:

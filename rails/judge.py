@@ -3,13 +3,13 @@
 A turn is on topic when it is nearer to the pack's examples than to the background (`shieldkit.embedding.nearest`), or
 when it is a pleasantry, or when it is a follow-up ("and how long does that take?") to an earlier turn that was on
 topic. It is off topic, however much on-topic text surrounds it, when one of its clauses is clearly off: further off
-than every example, and near to something that the background knows.
+than nearly every example, near to something that the background knows, and no mere aside ("I am in a hurry").
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     Vectors = NDArray[np.float32]
 
+OFF_TOPIC_INTENT = "ask off topic"
+
 _HOME = Path(__file__).parent
 _SHORT_WORDS = 16  # pleasantries and follow-ups are no longer than this
 _CLAUSE_WORDS = 3  # fewer words are no request of their own
@@ -39,21 +41,40 @@ class TurnJudge:
     topics: NearestExamples
     pleasantries: NearestExamples | None
     followups: NearestExamples
+    asides: NearestExamples
 
     @classmethod
-    def fit(cls, examples: Sequence[str], embedder: SentenceEmbedder, *, pleasantries: bool = True) -> TurnJudge:
-        """Fit on the example utterances of a pack, all intents together. `ConfigurationError` when they are too few."""
-        subjects, texts = _read_background()
+    def fit(
+        cls, intents: Mapping[str, Sequence[str]], embedder: SentenceEmbedder, *, pleasantries: bool = True
+    ) -> TurnJudge:
+        """Fit on a pack's example utterances by intent. `ConfigurationError` when they are too few.
+
+        The intent `ask off topic` is not an example of the surface: its utterances join the background.
+        """
         known = Known.load(embedder)
+        subjects, texts = read_background()
         background = known.vectors(texts)
+        own = list(intents.get(OFF_TOPIC_INTENT, ()))
+        pairs = {u: name for name, utterances in intents.items() if name != OFF_TOPIC_INTENT for u in utterances}
         try:
-            topics = NearestExamples.fit(known.vectors(list(dict.fromkeys(examples))), background, subjects)
+            topics = NearestExamples.fit(
+                known.vectors(list(pairs)),
+                list(pairs.values()),
+                np.concatenate([background, known.vectors(own)]),
+                [*subjects, *["own"] * len(own)],
+                keep=[*[False] * len(subjects), *[True] * len(own)],
+            )
         except ValueError as error:
             mend = "Give at least eight example utterances of what the surface is for"
             raise ConfigurationError("guards.topics.pack", f"cannot be fitted: {error}", mend=mend) from None
-        polite = NearestExamples.fit(known.vectors(_lines("pleasantries.txt")), background, subjects)
-        follow = NearestExamples.fit(known.vectors(_lines("followups.txt")), background, subjects)
-        return cls(embedder, topics, polite if pleasantries else None, follow)
+
+        def kind(name: str) -> NearestExamples:
+            texts = read_lines(name)
+            keep = [True] * len(subjects)
+            return NearestExamples.fit(known.vectors(texts), [name] * len(texts), background, subjects, keep)
+
+        polite = kind("pleasantries.txt") if pleasantries else None
+        return cls(embedder, topics, polite, kind("followups.txt"), kind("asides.txt"))
 
     def score(self, text: str, earlier: Sequence[str] = (), proceed: Callable[[], bool] = lambda: True) -> float:
         """How far off topic a turn is, 0..1, given the user's earlier turns, oldest first.
@@ -81,7 +102,9 @@ class TurnJudge:
         if len(clauses) < 2 and len(text) < 400:
             return whole
         vectors = np.concatenate([self.embedder.windows(clause, proceed) for clause in clauses or [text]])
-        off = self.topics.off_scores(vectors)[self.topics.clearly_off(vectors)]
+        off = self.topics.off_scores(vectors)[
+            self.topics.clearly_off(vectors) & (self.asides.off_scores(vectors) >= 0.5)
+        ]
         return max(whole, float(off.max(initial=0.0)))
 
     def _whole(self, text: str, proceed: Callable[[], bool]) -> float:
@@ -99,14 +122,16 @@ def _clauses(text: str) -> list[str]:
     return [part.strip() for part in _CLAUSE.split(text) if part and part.strip()]
 
 
-def _lines(name: str) -> list[str]:
+def read_lines(name: str) -> list[str]:
+    """The lines of a text file that comes with shieldkit, without comments."""
     content = (_HOME / name).read_text(encoding="utf-8")
     return [line for line in content.splitlines() if line and not line.startswith("#")]
 
 
-def _read_background() -> tuple[list[str], list[str]]:
+def read_background() -> tuple[list[str], list[str]]:
+    """The subjects and the texts of the background."""
     subjects, texts, subject = [], [], ""
-    for line in _lines("background.txt"):
+    for line in read_lines("background.txt"):
         if line.startswith("== "):
             subject = line[3:]
         else:
@@ -146,6 +171,8 @@ class Known:
 
     def vectors(self, texts: Sequence[str]) -> Vectors:
         """One unit vector a text, shape (texts, dimensions)."""
+        if not texts:
+            return np.zeros((0, self.embedder.dimensions), np.float32)
         found = [self.stored.get(key_of(text)) for text in texts]
         return np.stack(
             [v if v is not None else self.embedder.encode([t])[0] for t, v in zip(texts, found, strict=True)]

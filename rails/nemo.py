@@ -7,6 +7,7 @@ NeMo is installed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -54,10 +55,8 @@ class OnnxEmbeddings(EmbeddingModel):  # type: ignore[misc]
 
 def register_embeddings() -> None:
     """Make the provider known to NeMo, whose registry is one for the process and refuses a name twice."""
-    try:
+    with contextlib.suppress(ValueError):  # already there
         register_embedding_provider(OnnxEmbeddings)
-    except ValueError:
-        pass  # already there
 
 
 class BackendModel:

@@ -32,7 +32,7 @@ def built_in_packs() -> tuple[str, ...]:
 class Pack:
     """One product surface. `settings` is `config.yml`, `colang` all its Colang files, joined.
 
-    `pleasantries` says whether greetings, thanks and farewells are on topic (`custom_data.pleasantries`, by default yes).
+    `pleasantries` (`custom_data.pleasantries`, by default true): greetings, thanks and farewells are on topic.
     """
 
     name: str

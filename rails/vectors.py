@@ -1,13 +1,12 @@
 """The digest of `vectors.npz`, and the command that makes the file: `python -m shieldkit.rails.vectors`.
 
-Run it after a change to `background.txt`, `pleasantries.txt`, `followups.txt` or a built-in pack, and put the digest
-that it prints here.
+Run it after a change to one of the text files here or to a built-in pack, and put the digest that it prints below.
 """
 
 from __future__ import annotations
 
 MODEL = "all-MiniLM-L6-v2-int8"
-SHA256 = "7e7a5eec8017b488e64b0b0f6f6e51e4b625c5774e4d2bf152813c63073922e4"
+SHA256 = "409a9e578419677fc729916865c2a9883930f5f92067e71634d52dbb643fca44"
 
 
 def main() -> None:
@@ -24,7 +23,9 @@ def main() -> None:
     from shieldkit.rails.pack import Pack, built_in_packs
 
     embedder = SentenceEmbedder.builtin()
-    texts = [*judge._read_background()[1], *judge._lines("pleasantries.txt"), *judge._lines("followups.txt")]
+    texts = judge.read_background()[1]
+    for kind in ("pleasantries.txt", "followups.txt", "asides.txt"):
+        texts += judge.read_lines(kind)
     for name in built_in_packs():
         config = Pack.load(name).rails_config("shieldkit", "builtin")
         texts += [utterance for utterances in config.user_messages.values() for utterance in utterances]

@@ -33,6 +33,7 @@ WINDOW_TOKENS = 128  # what the model was trained on
 _OVERLAP_TOKENS = 16  # so that nothing hides on a seam
 _MAX_MODEL_BYTES = 2_000_000_000
 _CACHED_TEXTS = 4096
+_UNKNOWN = "[UNK]"
 
 
 def _read(path: Path, sha256: str | None, field: str, missing: str) -> bytes:
@@ -177,11 +178,11 @@ def _printable(text: str) -> str:
 
 
 def _wordpiece(vocabulary: str) -> Any:
-    """BERT's uncased WordPiece. No text is an added token, so that `[SEP]` in a text never becomes the control token."""
+    """BERT's uncased WordPiece. Nothing is an added token, so `[SEP]` in a text never becomes the control token."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
     words = {word: number for number, word in enumerate(vocabulary.splitlines())}
-    tokenizer = Tokenizer(models.WordPiece(vocab=words, unk_token="[UNK]", max_input_chars_per_word=100))
+    tokenizer = Tokenizer(models.WordPiece(vocab=words, unk_token=_UNKNOWN, max_input_chars_per_word=100))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", words["[SEP]"]), ("[CLS]", words["[CLS]"]))

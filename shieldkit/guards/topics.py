@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from shieldkit.policy.model import TopicSettings
 
 _REPORTED_FROM = 0.2  # scores below are noise
+_SHARE_OF_TIMEOUT, _LEAST_S = 0.8, 0.05  # the guard ends by itself before the chain gives it up
+_NONSENSE = "flibber the quantum walrus sings zxqv"
 _NAMES = frozenset({Kind.NAME, Kind.KEY})
 _NAME_WORDS = 4  # a key or name of so many words is text in disguise
 
@@ -50,7 +52,11 @@ class TopicGuard:
             embedder = SentenceEmbedder.from_folder(Path(settings.model), sha256=settings.model_sha256)
             model = f"{settings.model}#{settings.model_sha256}"
         self._engine = RailsEngine(self._pack, model, backend if settings.use_llm else None)
-        self._judge = TurnJudge.fit(self._engine.examples, embedder, pleasantries=self._pack.pleasantries)
+        try:
+            self._judge = TurnJudge.fit(self._engine.intents, embedder, pleasantries=self._pack.pleasantries)
+        except BaseException:
+            self._engine.close()
+            raise
 
     @property
     def stages(self) -> frozenset[Stage]:
@@ -65,39 +71,36 @@ class TopicGuard:
 
     def check(self, inspection: Inspection) -> Report:
         """Judge each segment, with the user's turns before it. What there was no time for is reported as unread."""
-        deadline = time.monotonic() + 0.8 * self._settings.timeout
+        deadline = time.monotonic() + _SHARE_OF_TIMEOUT * self._settings.timeout
         findings: list[Finding] = []
         unread: dict[int, tuple[Span, ...]] = {}
-        highest = 0.0
-        for index, segment in inspection.texts():
-            text = inspection.canonical(index).text
-            earlier = self._earlier(inspection, index)
+        for index, _ in inspection.texts():
             try:
-                score = self._judge.score(text, earlier, lambda: time.monotonic() < deadline)
+                found = self._judged(inspection, index, deadline)
             except TimeoutError:
                 unread[index] = ()
-                continue
-            found = self._finding(inspection, index, segment, text, score, deadline)
-            findings += found
-            highest = (
-                max(highest, *(f.score for f in found), 0.0) if found else max(highest, min(score, _REPORTED_FROM))
-            )
-        return Report(tuple(findings), unread, score=highest)
+            else:
+                findings += [found] if found is not None else []
+        return Report(tuple(findings), unread)
 
     def self_test(self) -> None:
-        """An example of the pack must pass and nonsense must not. Raises `SelfTestError`."""
-        example = self._engine.examples[0]
-        passes = self._judge.score(example) < 0.5 and self._stopped(example, Stage.INPUT, True) is None
-        blocks = self._judge.score("flibber the quantum walrus sings zxqv") >= 0.5
-        if not passes or not blocks or self._stopped(example, Stage.INPUT, False) is None:
-            mend = "Give the pack more example utterances, and see that its flow `topic guard` stops"
+        """An example of the pack must pass, nonsense must not, and the flows must obey. Raises `SelfTestError`."""
+        example = next(u for name, us in self._engine.intents.items() if name != "ask off topic" for u in us)
+        tells = self._judge.score(example) < 0.5 <= self._judge.score(_NONSENSE)
+        timeout_s = self._settings.timeout
+        for stage in self.stages:
+            passes = self._engine.run(example, stage, on_topic=True, timeout_s=timeout_s)
+            stopped = self._engine.run(_NONSENSE, stage, on_topic=False, timeout_s=timeout_s)
+            tells = tells and passes is None and stopped is not None and stopped.topic
+        if not tells:
+            mend = "Give the pack more example utterances, and see that its topic flows stop what is off topic"
             raise SelfTestError("guards.topics.pack", "does not tell its own examples from nonsense", mend=mend)
 
     def describe(self) -> Mapping[str, Any]:
         """Pack, surface, number of examples and embedding model."""
         return {
-            "pack": self._pack.name, "surface": self._pack.surface, "examples": len(self._engine.examples),
-            "embedding": self._judge.embedder.name,
+            "pack": self._pack.name, "surface": self._pack.surface,
+            "examples": len(self._judge.topics.examples), "embedding": self._judge.embedder.name,
         }  # fmt: skip
 
     def close(self) -> None:
@@ -113,23 +116,19 @@ class TopicGuard:
         ]
         return turns[max(0, len(turns) - self._settings.history_turns) :]
 
-    def _stopped(self, text: str, stage: Stage, on_topic: bool, timeout_s: float | None = None) -> Any:
-        return self._engine.run(text, stage, on_topic=on_topic, timeout_s=timeout_s or self._settings.timeout)
-
-    def _finding(
-        self, inspection: Inspection, index: int, segment: Segment, text: str, score: float, deadline: float
-    ) -> list[Finding]:
-        """What the rails make of the judgement."""
+    def _judged(self, inspection: Inspection, index: int, deadline: float) -> Finding | None:
+        """The judgement of one segment, and what the pack's rails make of it."""
+        text = inspection.canonical(index).text
+        score = self._judge.score(text, self._earlier(inspection, index), lambda: time.monotonic() < deadline)
         on_topic = score < self._settings.threshold
-        left_s = max(0.05, deadline - time.monotonic())
-        stopped = self._stopped(text, inspection.stage, on_topic, left_s)
-        end = len(segment.text)
+        left_s = max(_LEAST_S, deadline - time.monotonic())
+        stopped = self._engine.run(text, inspection.stage, on_topic=on_topic, timeout_s=left_s)
+        end = len(inspection.conversation.segments[index].text)
         if stopped is not None and not stopped.topic:
-            return [inspection.finding("rail", 1.0, index, 0, end, f"stopped by the pack's rail '{stopped.rail}'")]
+            return inspection.finding("rail", 1.0, index, 0, end, f"stopped by the pack's rail '{stopped.rail}'")
         if stopped is None and not on_topic:
-            score = _REPORTED_FROM  # the pack's own flow lets it pass
-        if stopped is not None:
-            score = max(score, self._settings.threshold)
+            return None  # the pack's own flow lets it pass
+        score = score if stopped is None else max(score, self._settings.threshold)
         if score < _REPORTED_FROM:
-            return []
-        return [inspection.finding("off_topic", score, index, 0, end, f"not a matter of {self._pack.surface}")]
+            return None
+        return inspection.finding("off_topic", score, index, 0, end, f"not a matter of {self._pack.surface}")
