@@ -39,7 +39,7 @@ types: $(STAMP) $(TREE) ## Strict type check of the package as it is installed: 
 	cd $(TREE) && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p shieldkit
 
 docs: $(STAMP) $(TREE) ## Build the documentation into site/
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "site/index.html"
 
 bench: $(STAMP) ## Run the benchmarks; each prints its table
