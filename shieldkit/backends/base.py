@@ -90,8 +90,11 @@ class Backend(Protocol):
         """The texts of all control tokens in the model's own vocabulary."""
         ...
 
-    def count_tokens(self, conversation: Conversation) -> int:
-        """The tokens of the conversation as it will be sent, template included, by the model's own tokenizer."""
+    def count_tokens(self, conversation: Conversation, limit: int | None = None) -> int:
+        """The tokens of the conversation as it will be sent, template included, by the model's own tokenizer.
+
+        Far above `limit` it may stop, and return any number above it.
+        """
         ...
 
     def complete(self, request: CompletionRequest) -> Completion:
