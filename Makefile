@@ -1,5 +1,5 @@
-# What one can do here: `make help`. Each target sets up what it needs; nothing is expected but Python >= 3.11, a C++
-# compiler and cmake (for llama.cpp). Needs GNU make >= 3.82.
+# What one can do here: `make help`. Each target sets up what it needs; nothing is expected but Python >= 3.11 and a C++
+# compiler (for llama.cpp). Needs GNU make >= 3.82.
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
   command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' && echo $$p && break; done)
