@@ -1,0 +1,80 @@
+"""What must not leave: the request's canary, the system prompt, the backend's control tokens, secrets.
+
+The system prompt is looked for verbatim and nearly so (shingles of words), also inside decoded text. A secret of the
+system prompt counts as one wherever it is repeated. Paraphrase and translation are out of reach of this guard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from shieldkit.conversation import Role
+from shieldkit.errors import SelfTestError
+from shieldkit.guards.base import Inspection, Report
+from shieldkit.leak import canary, overlap, secrets
+from shieldkit.outcome import Finding, Stage
+from shieldkit.policy.model import LeakSettings
+from shieldkit.text import Canonical
+
+
+class LeakGuard:
+    """Reads the answer against what the request keeps in confidence."""
+
+    name = "leak"
+    stages = frozenset({Stage.OUTPUT})
+    rules = frozenset({"canary", "system_prompt", "control_token"}) | secrets.RULES
+    locates = True
+
+    def __init__(self, settings: LeakSettings, control_tokens: frozenset[str] = frozenset()) -> None:
+        self._settings = settings
+        self._control_tokens = tuple(sorted(control_tokens, key=len, reverse=True))
+
+    def check(self, inspection: Inspection) -> Report:
+        """Every leak found; the whole answer is read."""
+        prompts = [
+            segment.text
+            for index, segment in enumerate(inspection.conversation.segments)
+            if segment.trusted and segment.role is Role.SYSTEM and index not in inspection.segments
+        ]
+        return Report(tuple(f for index in inspection.segments for f in self._leaks(inspection, index, prompts)))
+
+    def _leaks(self, inspection: Inspection, index: int, prompts: list[str]) -> Iterator[Finding]:
+        text = inspection.conversation.segments[index].text
+        mark = inspection.request.get("canary")
+        if isinstance(mark, str):
+            place = canary.find(mark, inspection.canonical(index))
+            if place is not None:
+                yield inspection.finding("canary", 1.0, index, *place, "the mark of the system prompt is in the answer")
+        for prompt in prompts:
+            found = self._disclosure(prompt, text, inspection.canonical(index))
+            if found is not None:
+                message = f"{found.share:.0%} of the system prompt's word runs are in the answer"
+                score = self._score(found.share)
+                yield inspection.finding("system_prompt", score, index, found.start, found.end, message)
+        for token in self._control_tokens:
+            at = text.find(token)
+            if at >= 0:
+                message = "a control token of the model is in the answer"
+                yield inspection.finding("control_token", 1.0, index, at, at + len(token), message)
+        if self._settings.secrets:
+            for rule, start, end in secrets.find(text):
+                yield inspection.finding(rule, 1.0, index, start, end, "something of the shape of a secret")
+
+    def _disclosure(self, prompt: str, text: str, canonical: Canonical) -> overlap.Overlap | None:
+        found = overlap.containment(prompt, text)
+        for child in canonical.children:
+            inner = overlap.containment(prompt, child.text)
+            if inner is not None and (found is None or inner.share > found.share):
+                found = overlap.Overlap(inner.share, child.start, child.end)
+        return found
+
+    def _score(self, share: float) -> float:
+        """0.5 at the share that the policy calls disclosure; 1 for all of the prompt."""
+        limit = self._settings.system_prompt_similarity
+        return 0.5 * share / limit if share < limit else 0.5 + 0.5 * (share - limit) / max(1.0 - limit, 1e-9)
+
+    def self_test(self) -> None:
+        """A guard that does not see a planted key is not used."""
+        planted = "AKIA" + "ABCDEFGHIJKLMNOP"
+        if [rule for rule, _, _ in secrets.find(f"the key is {planted}.")] != ["aws_key"] or list(secrets.find("hello")):
+            raise SelfTestError("guards.leak", "does not tell secrets from words", mend="Install google-re2 anew")

@@ -1,0 +1,47 @@
+"""How much of one text stands in another: runs of words, in linear time.
+
+A text is taken as its words; every run of `SHINGLE` of them is a shingle (Broder 1997). Containment is the share of the
+prompt's shingles that the answer holds. It is robust to added and cut text, changed case and punctuation, and to a word
+changed here and there; a paraphrase or translation has few shingles in common and is out of reach.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import re2
+
+SHINGLE = 4
+MIN_WORDS = 6
+
+_WORD = re2.compile(r"[\pL\pN]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """`share` of the prompt (0..1) that stands in the text, and the span of the text from first to last of it."""
+
+    share: float
+    start: int
+    end: int
+
+
+def shingles(text: str) -> list[tuple[str, int, int]]:
+    """Each run of words, with where it starts and ends."""
+    words = [(m.group().casefold(), m.start(), m.end()) for m in _WORD.finditer(text)]
+    return [
+        (" ".join(w[0] for w in words[i : i + SHINGLE]), words[i][1], words[i + SHINGLE - 1][2])
+        for i in range(len(words) - SHINGLE + 1)
+    ]
+
+
+def containment(prompt: str, text: str) -> Overlap | None:
+    """How much of `prompt` stands in `text`; None when nothing does, or the prompt has too few words to tell."""
+    wanted = {run for run, _, _ in shingles(prompt)}
+    if len(wanted) < MIN_WORDS - SHINGLE + 1:
+        return None
+    found = [(run, start, end) for run, start, end in shingles(text) if run in wanted]
+    if not found:
+        return None
+    share = len({run for run, _, _ in found}) / len(wanted)
+    return Overlap(share, min(f[1] for f in found), max(f[2] for f in found))

@@ -1,0 +1,60 @@
+"""Keys and passwords by their shapes: a fixed prefix and a fixed alphabet, as their issuers document them.
+
+Only shapes that ordinary prose and code do not have. detect-secrets knows more of them, and takes half a minute for a
+million tokens; these run on RE2 in one pass each, and only where a cheap literal says that one could be there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import re2
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A kind of secret: its rule id, literals one of which it always has, and its pattern."""
+
+    rule: str
+    literals: tuple[str, ...]
+    pattern: Any
+
+
+def _shape(rule: str, literals: tuple[str, ...], pattern: str) -> Shape:
+    return Shape(rule, literals, re2.compile(pattern))
+
+
+SHAPES: tuple[Shape, ...] = (
+    _shape("private_key", ("PRIVATE KEY",), r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----[A-Za-z0-9+/=\s]*"),
+    _shape("aws_key", ("AKIA", "ASIA"), r"\b(?:AKIA|ASIA)[A-Z2-7]{16}\b"),
+    _shape("github_token", ("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"),
+           r"\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{60,})"),
+    _shape("gitlab_token", ("glpat-",), r"\bglpat-[A-Za-z0-9_\-]{20,}"),
+    _shape("slack_token", ("xox",), r"\bxox[abeoprs]-[A-Za-z0-9\-]{20,}"),
+    _shape("stripe_key", ("sk_live_", "rk_live_", "sk_test_"), r"\b(?:[sr]k_live|sk_test)_[A-Za-z0-9]{20,}"),
+    _shape("google_key", ("AIza",), r"\bAIza[A-Za-z0-9_\-]{35}\b"),
+    _shape("huggingface_token", ("hf_",), r"\bhf_[A-Za-z0-9]{30,}"),
+    _shape("anthropic_key", ("sk-ant-",), r"\bsk-ant-[A-Za-z0-9_\-]{24,}"),
+    _shape("openai_key", ("sk-",), r"\bsk-(?:proj-|svcacct-|admin-)?[A-Za-z0-9_]{8}[A-Za-z0-9_\-]{24,}"),
+    _shape("npm_token", ("npm_",), r"\bnpm_[A-Za-z0-9]{36}\b"),
+    _shape("jwt", ("eyJ",), r"\beyJ[A-Za-z0-9_\-]{10,}\.eyJ[A-Za-z0-9_\-]{10,}\.[A-Za-z0-9_\-]{10,}"),
+    _shape("connection_string", ("://",), r"\b[a-z][a-z0-9+]{2,20}://[^\s:/@\"'<>{}$%]+:[^\s:/@\"'<>{}$]{6,}@[A-Za-z0-9.\-]+"),
+    _shape("azure_key", ("AccountKey=",), r"AccountKey=[A-Za-z0-9+/]{60,}={0,2}"),
+)  # fmt: skip
+
+RULES = frozenset(shape.rule for shape in SHAPES)
+
+
+def find(text: str) -> Iterator[tuple[str, int, int]]:
+    """Each secret in `text`: its rule, and its span."""
+    taken: list[tuple[int, int]] = []
+    for shape in SHAPES:
+        if not any(literal in text for literal in shape.literals):
+            continue
+        for match in shape.pattern.finditer(text):
+            start, end = match.span()
+            if not any(start < e and s < end for s, e in taken):
+                taken.append((start, end))
+                yield shape.rule, start, end
