@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from shieldkit.cli import smollm2
 from shieldkit.cli.exits import EPILOG, Exit
+from shieldkit.outcome import Status
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
@@ -97,9 +98,10 @@ class Outcome:
 
     @property
     def as_it_should(self) -> bool:
-        """Whether it was refused by the guard it is there for, or answered where it is to be answered."""
+        """Whether the guard it is there for refused it, having run well; or it was answered, where that is wanted."""
         refusal = self.reply.refusal
-        return (refusal.guard if refusal is not None else "") == self.step.refused_by
+        failed = any(v.status is not Status.RAN for v in self.reply.verdicts)
+        return not failed and (refusal.guard if refusal is not None else "") == self.step.refused_by
 
     def to_dict(self) -> dict[str, Any]:
         """The outcome as plain JSON; the demonstration's texts are its own, so they may be shown."""
