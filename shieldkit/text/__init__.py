@@ -1,5 +1,12 @@
-"""Canonical text: folded so that disguises fall away, with a map back to the original offsets."""
+"""Canonical text: folded so that disguises fall away, with a map back to the original offsets.
 
-from shieldkit.text.canonical import Canonical, canonicalise
+    folding.py    one code point to what it stands for (Unicode NFKD, case folding, UTS #39 confusables)
+    decoding.py   encodings and spellings, each found in one linear sweep and decoded as a view of its own
+    canonical.py  both together, and the map back
+    signals.py    what a disguise says by itself: invisible text, bidi overrides, hidden payloads
+"""
 
-__all__ = ["Canonical", "canonicalise"]
+from shieldkit.text.canonical import Canonical, Child, canonicalise
+from shieldkit.text.signals import Signal, signals
+
+__all__ = ["Canonical", "Child", "Signal", "canonicalise", "signals"]
