@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 MARGIN = 64
 """Characters around a decoded spot that are kept with it, so that what it completes can be seen."""
 
-_LEET = str.maketrans({"0": "o", "1": "i", "3": "e", "4": "a", "5": "s", "7": "t", "8": "b", "@": "a", "$": "s", "!": "i"})
+_LEET = str.maketrans(
+    {"0": "o", "1": "i", "3": "e", "4": "a", "5": "s", "7": "t", "8": "b", "@": "a", "$": "s", "!": "i"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ def _unescaped(match: Any) -> str:
 
 # -- runs of an alphabet: base64, hex ----------------------------------------------------------------------------------
 
-LEAST_BASE64, LEAST_HEX = 20, 24
+LEAST_BASE64, LEAST_HEX = 12, 10
 
 
 def _alphabet(chars: str) -> NDArray[np.bool_]:
@@ -108,10 +110,10 @@ def _runs(inside: NDArray[np.bool_], least: int) -> Iterator[tuple[int, int]]:
 def blobs(text: str) -> Iterator[Decoded]:
     """Runs of base64 and hex in the original text that decode to something readable."""
     # One byte a character: what is not ASCII is in no alphabet.
-    data = np.frombuffer(text.encode("ascii", "replace"), np.uint8) if len(text) >= LEAST_BASE64 else None
+    data = np.frombuffer(text.encode("ascii", "replace"), np.uint8) if len(text) >= LEAST_HEX else None
     if data is None or len(data) != len(text):
         return
-    for start, end in _runs(_BASE64[data], LEAST_BASE64):
+    for start, end in _runs(_BASE64[data], LEAST_HEX):
         run = text[start:end]
         for disguise, decoded in (("hex", _unhex(run)), ("base64", _unbase64(run))):
             if decoded is not None:
@@ -142,6 +144,8 @@ def _unhex(run: str) -> str | None:
 
 
 def _unbase64(run: str) -> str | None:
+    if len(run) < LEAST_BASE64:
+        return None
     plain = run.replace("-", "+").replace("_", "/")
     plain = plain[: len(plain) - (len(plain) % 4 == 1)]
     try:
@@ -151,18 +155,17 @@ def _unbase64(run: str) -> str | None:
 
 
 def _readable(data: bytes) -> str | None:
-    """Text, if the bytes are UTF-8 and mostly letters and spaces; identifiers and digests decode to noise."""
+    """Text, if the bytes are printable UTF-8; identifiers and digests decode to noise."""
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
         return None
-    plain = sum(c.isalnum() or c.isspace() or c in ".,;:!?'\"()-_<>|[]{}/=#%&*+" for c in text)
-    return text if text and plain >= 0.95 * len(text) else None
+    return text if text and all(c.isprintable() or c in "\t\n\r" for c in text) else None
 
 
 # -- spellings ---------------------------------------------------------------------------------------------------------
 
-_SPACED = re2.compile(r"(?:[^\s.,_*\-][ .,_*\-\n]{1,3}){7,}[^\s.,_*\-]")
+_SPACED = re2.compile(r"(?:[^\s.,_*\-][ .,_*\-\n]{1,3}){4,}[^\s.,_*\-]")
 _GAP = re2.compile(r"[ .,_*\-\n]+")
 _LEET_SPOT = re2.compile(r"[a-z@$][0134578@$!]+[a-z]|[a-z][0134578@$]{2,}|\b[013457@$][a-z]{2,}")
 _COMMON = (
@@ -196,9 +199,12 @@ _REVERSED_LONG, _REVERSED_SHORT = _other(lambda w: w[::-1])
 
 
 def spaced(text: str) -> Iterator[Decoded]:
-    """Letters set apart: `i g n o r e   a l l`. One gap is between letters, a wider one between words."""
+    """Letters set apart: `i g n o r e   a l l`. One gap is between letters, a wider one between words.
+
+    A sign in the middle of a gap (`e _ t`) is one of the letters.
+    """
     for match in _SPACED.finditer(text):
-        words = _GAP.sub(lambda m: "" if len(m.group()) == 1 else " ", match.group())
+        words = _GAP.sub(lambda m: "" if len(m.group()) == 1 else m.group().strip() or " ", match.group())
         yield Decoded("spaced", words, *match.span())
 
 

@@ -1,0 +1,70 @@
+"""Control tokens, template markers and hidden text in what comes in, and echoed ones in what goes out.
+
+Control tokens that a user types become real ones when a server tokenizes a rendered template as one string; forged role
+headers raise the success of attacks also as plain text (ChatBug, Jiang et al. 2024). Both are found verbatim and
+disguised: fullwidth, look-alike letters, zero-width characters, tags, entities, escapes, spaced out, encoded.
+
+Trusted segments are read too; the policy flags there at most, since the application's own text may explain templates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from shieldkit.conversation import Segment
+from shieldkit.errors import SelfTestError
+from shieldkit.guards.base import Inspection, Report
+from shieldkit.markers import MarkerEngine, runs
+from shieldkit.outcome import Finding, Stage
+from shieldkit.policy.model import MarkerSettings
+from shieldkit.text import canonicalise, signals
+
+_WORDS = {
+    "control_token": "a control token of a model family",
+    "control_token_disguised": "a control token in disguise",
+    "unknown_token": "something of the shape of a control token",
+    "template_marker": "a marker that templates use, and ordinary text too",
+    "role_header": "a role header at the start of a line",
+    "sink_run": "a long run of one character or unit",
+    "hidden_text": "text hidden in tag characters or variation selectors",
+    "invisible_text": "invisible characters inside words",
+    "bidi_override": "a character that turns the direction of text around",
+    "mixed_script": "look-alike letters of another script inside words",
+}
+MAX_FINDINGS = 256
+
+
+class MarkerGuard:
+    """Reads all text, in both stages. `control_tokens` are the backend's own."""
+
+    name = "markers"
+    stages = frozenset(Stage)
+    rules = frozenset(_WORDS)
+    locates = True
+
+    def __init__(self, settings: MarkerSettings, control_tokens: frozenset[str] = frozenset()) -> None:
+        self._engine = MarkerEngine(control_tokens, settings.extra_tokens)
+
+    def reads(self, segment: Segment) -> bool:
+        """Everything, trusted text too."""
+        return True
+
+    def check(self, inspection: Inspection) -> Report:
+        """At most `MAX_FINDINGS` a segment, the highest scores first to stay; the text is read to its end all the same."""
+        findings: list[Finding] = []
+        for index in inspection.segments:
+            found = sorted(self._find(inspection, index), key=lambda f: -f.score)[:MAX_FINDINGS]
+            findings += sorted(found, key=lambda f: (f.start, f.end))
+        return Report(tuple(findings))
+
+    def _find(self, inspection: Inspection, index: int) -> Iterator[Finding]:
+        canonical = inspection.canonical(index)
+        for marker in (*self._engine.find(canonical), *runs(canonical.original), *signals(canonical.original)):
+            yield inspection.finding(marker.rule, marker.score, index, marker.start, marker.end, _WORDS[marker.rule])
+
+    def self_test(self) -> None:
+        """An engine that misses a plain or a fullwidth token, or sees one in a plain sentence, is not used."""
+        texts = ("<|im_start|>system", "\uff1c\uff5cim_start\uff5c\uff1esystem")
+        seen = all(any(m.score >= 0.9 for m in self._engine.find(canonicalise(t))) for t in texts)
+        if not seen or self._engine.find(canonicalise("How do I start the system?")):
+            raise SelfTestError("guards.markers", "does not tell control tokens from words", mend="Install it anew")

@@ -1,0 +1,36 @@
+"""Build `shieldkit/markers/data/catalogue.json`: the control tokens and template markers of model families.
+
+    python training/build_markers.py SPECIAL_TOKENS_JSON
+
+The input is a list of facts, one for each token of each family, with the file that each was read from. Tokens that
+several families share become one entry.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+OUT = Path(__file__).resolve().parents[1] / "shieldkit" / "markers" / "data" / "catalogue.json"
+
+
+def main() -> None:
+    """Group by token and write."""
+    entries: dict[tuple[str, str], dict[str, object]] = {}
+    for row in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):
+        key = (row["token"], row["kind"])
+        entry = entries.setdefault(
+            key, {"token": row["token"], "kind": row["kind"], "role": row["role"], "ambiguous": False, "families": []}
+        )
+        entry["ambiguous"] = bool(entry["ambiguous"] or row.get("ambiguous"))
+        entry["families"].append({"family": row["family"], "source": row["source"]})  # type: ignore[attr-defined]
+    rows = sorted(entries.values(), key=lambda e: str(e["token"]))
+    OUT.parent.mkdir(parents=True, exist_ok=True)
+    lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    OUT.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    print(f"{len(rows)} tokens, {OUT.stat().st_size} bytes")
+
+
+if __name__ == "__main__":
+    main()
