@@ -13,7 +13,7 @@ import difflib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from shieldkit.backends.base import Backend, PromptBackend
 from shieldkit.budget import Budget, Ledger, MemoryLedger, Principal
@@ -30,7 +30,7 @@ from shieldkit.schema import SchemaGate, compile_schema
 from shieldkit.telemetry import Telemetry
 from shieldkit.workers import Workers
 
-Messages = MessageLike | Sequence[MessageLike] | Conversation
+Messages: TypeAlias = "MessageLike | Sequence[MessageLike] | Conversation"
 
 
 @dataclass(frozen=True, slots=True)
