@@ -13,6 +13,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import NoReturn
 
 from shieldkit.cli import demo, doctor, policy, screen
 from shieldkit.cli.exits import EPILOG, Exit
@@ -48,6 +49,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return Exit.PIPE
     except Exception as error:
         return _failed(error)
+
+
+def script() -> NoReturn:
+    """What the installed command runs.
+
+    After an interruption guards may still be at work in their threads. To tear the interpreter down under the native
+    code in them would abort the process, so it is left at once.
+    """
+    code = main()
+    if code in (Exit.INTERRUPTED, Exit.PIPE):
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -73,11 +73,13 @@ def test_a_verdict_has_the_fields_of_the_contract_and_offsets_into_the_text(shie
     assert any(text[f["start"] : f["end"]].startswith("<|im_start|>") for f in verdict["findings"])
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_ten_thousand_rows_come_back_in_order_in_bounded_memory(tmp_path: Path) -> None:
     (tmp_path / "policy.yaml").write_text("name: mine\nguards:\n  markers: {}\n")
     code = (
-        "import resource, sys; from shieldkit.cli import main; code = main(sys.argv[1:]);"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr); sys.exit(code)"
+        "import sys; from shieldkit.cli import main; code = main(sys.argv[1:]);"
+        "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0], file=sys.stderr); sys.exit(code)"
     )
 
     def peak_kib(count: int) -> int:
@@ -90,7 +92,7 @@ def test_ten_thousand_rows_come_back_in_order_in_bounded_memory(tmp_path: Path) 
         return int(done.stderr.split()[-1])
 
     few, many = peak_kib(500), peak_kib(10_000)
-    assert many - few < 8 * 1024  # of 9 MB of rows and 2 MB of verdicts
+    assert many - few < 4 * 1024  # of 9 MB of rows and 2 MB of verdicts
 
 
 def test_a_broken_line_gives_an_error_row_and_exit_code_3(shieldkit: Command) -> None:
