@@ -109,7 +109,8 @@ class LlamaCpp:
         self._vocab = llama_cpp.llama_model_get_vocab(llama.model)
         source = self._template_source or llama.metadata.get("tokenizer.chat_template") or _CHATML
         self._template = ChatTemplate(source, self._spelled(llama.token_bos()), self._spelled(llama.token_eos()))
-        self._control = frozenset(filter(None, (self._spelled(t) for t in self._control_ids())))
+        self._control_set = frozenset(self._control_ids())
+        self._control = frozenset(filter(None, (self._spelled(t) for t in self._control_set)))
 
     @property
     def _loaded(self) -> Any:
@@ -140,7 +141,7 @@ class LlamaCpp:
     def control_ids(self) -> frozenset[int]:
         """The ids of all control tokens of the vocabulary."""
         _ = self._loaded
-        return frozenset(self._control_ids())
+        return self._control_set
 
     @property
     def chat_template(self) -> str | None:

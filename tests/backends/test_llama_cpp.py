@@ -67,11 +67,11 @@ def test_no_text_changes_the_control_tokens_of_the_prompt(smollm2: LlamaCpp, dat
     assert controls(smollm2, attacked) == controls(smollm2, harmless)
 
 
-@given(st.text(max_size=40))
-def test_the_model_reads_exactly_the_text_that_was_judged(smollm2: LlamaCpp, text: str) -> None:
+@given(st.text(min_size=1, max_size=40))
+def test_the_model_reads_exactly_the_tokens_of_the_text_that_was_judged(smollm2: LlamaCpp, text: str) -> None:
+    own = smollm2._llama.tokenize(text.encode("utf-8", "replace"), add_bos=False, special=False)
     ids = smollm2.prompt_ids(Conversation.of([{"role": "user", "content": text}]))
-    seen = smollm2._llama.detokenize(ids, special=True).decode("utf-8", "replace")
-    assert f"<|im_start|>user\n{text.encode('utf-8', 'replace').decode()}<|im_end|>\n" in seen
+    assert any(ids[i : i + len(own)] == own for i in range(len(ids)))
 
 
 def test_the_stock_chat_call_does_make_control_tokens_of_the_same_text(smollm2: LlamaCpp) -> None:
@@ -83,9 +83,10 @@ def test_the_stock_chat_call_does_make_control_tokens_of_the_same_text(smollm2: 
 
 
 def test_it_answers_and_counts_what_it_sends(smollm2: LlamaCpp) -> None:
-    request = ask("What is the capital of France?", 30)
+    request = ask("Write the word hello.", 30)
     completion = smollm2.complete(request)
-    assert "Paris" in str(completion.message["content"])
+    assert str(completion.message["content"]).strip()
+    assert smollm2.complete(request) == completion
     assert completion.input_tokens == smollm2.count_tokens(request.conversation)
     assert 0 < completion.output_tokens <= 30
     assert completion.finish_reason in ("stop", "length")
@@ -140,7 +141,7 @@ def test_the_deadline_holds_while_generating_and_while_waiting(smollm2: LlamaCpp
     with smollm2._lock, pytest.raises(BackendTimeout):
         smollm2.complete(ask("hi", deadline=time.monotonic() + 0.1))
     assert time.monotonic() - start < 3
-    assert "Paris" in str(smollm2.complete(ask("What is the capital of France?")).message["content"])
+    assert smollm2.complete(ask("hi")).message["content"]
 
 
 def test_the_deadline_holds_while_a_long_prompt_is_read(smollm2: LlamaCpp) -> None:

@@ -75,9 +75,9 @@ def test_text_inside_json_is_escaped_and_reads_back(key: str, value: str) -> Non
     "source",
     [
         "{% for m in messages %}{{ m.role }}{% endfor %}",
-        "{{ messages[-1].content }}",
-        "{{ messages[0].content[:9] }}{{ messages[1].content }}",
-        "{{ messages[0].content | upper }}{{ messages[1].content }}",
+        "{{ messages[-1].content[-40:] }}",
+        "{{ messages[0].content[:9] }}",
+        "{{ messages[0].content | upper }}",
     ],
 )
 def test_a_template_that_loses_or_cuts_a_text_is_an_error(source: str) -> None:
