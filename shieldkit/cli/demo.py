@@ -7,7 +7,6 @@ generated, every refusal is the chain's own. A model of this size says little th
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -166,7 +165,7 @@ class _Stage:
         policy, self.left_out = _policy()
         self.steps = tuple(s for s in STEPS if s.refused_by not in self.left_out)
         self.provider, self._exporter = _tracing()
-        self.backend: LlamaCpp = LlamaCpp(path, sha256=digest, threads=os.cpu_count() or 1)
+        self.backend: LlamaCpp = LlamaCpp(path, sha256=digest)
         self.shield: Shield = Shield(policy, backend=self.backend, tracer_provider=self.provider)
         self.ready_s = time.perf_counter() - start
 
