@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from shieldkit.errors import InvalidConversation
+from shieldkit.text.folding import encodable
 
 MAX_SEGMENTS = 100_000
 MAX_DEPTH = 64
@@ -79,6 +80,8 @@ class Segment:
     def __post_init__(self) -> None:
         if not isinstance(self.text, str):
             raise InvalidConversation(self.path or "Segment.text", f"must be a string, not {type(self.text).__name__}")
+        # No model can be sent a lone surrogate; what guards read is what is sent, so it is replaced here, place for place.
+        object.__setattr__(self, "text", encodable(self.text))
         object.__setattr__(self, "role", _role(self.role, self.path or "Segment.role"))
         default = Trust.TRUSTED if self.role is Role.SYSTEM else Trust.UNTRUSTED
         try:

@@ -14,7 +14,7 @@ from shieldkit.guards.base import Inspection, Report
 from shieldkit.leak import canary, overlap, secrets
 from shieldkit.outcome import Finding, Stage
 from shieldkit.policy.model import LeakSettings
-from shieldkit.text import Canonical
+from shieldkit.text import Canonical, canonicalise
 
 
 class LeakGuard:
@@ -32,7 +32,7 @@ class LeakGuard:
     def check(self, inspection: Inspection) -> Report:
         """Every leak found; the whole answer is read."""
         prompts = [
-            segment.text
+            canonicalise(segment.text).text
             for index, segment in enumerate(inspection.conversation.segments)
             if segment.trusted and segment.role is Role.SYSTEM and index not in inspection.segments
         ]
@@ -46,7 +46,7 @@ class LeakGuard:
             if place is not None:
                 yield inspection.finding("canary", 1.0, index, *place, "the mark of the system prompt is in the answer")
         for prompt in prompts:
-            found = self._disclosure(prompt, text, inspection.canonical(index))
+            found = self._disclosure(prompt, inspection.canonical(index))
             if found is not None:
                 message = f"{found.share:.0%} of the system prompt's word runs are in the answer"
                 score = self._score(found.share)
@@ -60,8 +60,10 @@ class LeakGuard:
             for rule, start, end in secrets.find(text):
                 yield inspection.finding(rule, 1.0, index, start, end, "something of the shape of a secret")
 
-    def _disclosure(self, prompt: str, text: str, canonical: Canonical) -> overlap.Overlap | None:
-        found = overlap.containment(prompt, text)
+    def _disclosure(self, prompt: str, canonical: Canonical) -> overlap.Overlap | None:
+        found = overlap.containment(prompt, canonical.text)
+        if found is not None:
+            found = overlap.Overlap(found.share, *canonical.span(found.start, found.end))
         for child in canonical.children:
             inner = overlap.containment(prompt, child.text)
             if inner is not None and (found is None or inner.share > found.share):

@@ -24,6 +24,7 @@ from shieldkit.text.folding import fold
 
 VERBATIM, DISGUISED, SHAPED, FRAMED, OTHER_CASE, AMBIGUOUS = 1.0, 0.9, 0.8, 0.7, 0.4, 0.3
 EDGE_CHARS, EDGE_SHARE, EDGE_BONUS = 64, 0.05, 0.1
+BELOW = 0.45  # what is ambiguous by itself stays below the usual threshold, also at an edge
 LONGEST_SHAPE = 64
 
 _SHAPES = (
@@ -135,7 +136,7 @@ class MarkerEngine:
         length = len(canonical.original)
         tail = max(EDGE_CHARS, int(EDGE_SHARE * length))
         if marker.score < SHAPED and (marker.start < EDGE_CHARS or marker.end > length - tail):
-            return replace(marker, score=marker.score + EDGE_BONUS)
+            return replace(marker, score=max(marker.score, min(marker.score + EDGE_BONUS, BELOW)))
         return marker
 
     def _add(self, token: str, score: float) -> None:

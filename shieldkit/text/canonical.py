@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from shieldkit.text import decoding
-from shieldkit.text.folding import Offsets, fold
+from shieldkit.text.folding import Offsets, encodable, fold
 
 MAX_DEPTH = 2
 
@@ -70,8 +70,9 @@ class _Budget:
 
 
 def _decoded(canonical: Canonical) -> Iterator[tuple[decoding.Decoded, tuple[int, int]]]:
+    original = encodable(canonical.original)
     for decode in decoding.ON_ORIGINAL:
-        for found in decode(canonical.original):
+        for found in decode(original):
             yield found, (found.start, found.end)
     for decode in decoding.ON_FOLDED:
         for found in decode(canonical.text):
@@ -87,5 +88,6 @@ def _grown(disguise: str, text: str, start: int, end: int, depth: int, budget: _
     yield Child(disguise, folded, start, end)
     if depth < MAX_DEPTH:
         for inner, _ in _decoded(Canonical(text, folded, offsets)):
-            if inner.disguise != disguise:
+            # Rot13 and the like undo themselves; encodings may be stacked.
+            if inner.disguise != disguise or disguise in decoding.STACKED:
                 yield from _grown(f"{disguise} {inner.disguise}", inner.text, start, end, depth + 1, budget)

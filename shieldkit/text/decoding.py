@@ -11,6 +11,7 @@ import base64
 import binascii
 import codecs
 import html
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -160,7 +161,8 @@ def _readable(data: bytes) -> str | None:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
         return None
-    return text if text and all(c.isprintable() or c in "\t\n\r" for c in text) else None
+    readable = all(c.isprintable() or c in "\t\n\r" or unicodedata.category(c) in ("Cf", "Mn") for c in text)
+    return text if text and readable else None
 
 
 # -- spellings ---------------------------------------------------------------------------------------------------------
@@ -246,5 +248,6 @@ def selectors(text: str) -> Iterator[Decoded]:
         yield Decoded("variation_selectors", data.decode("utf-8", "replace"), *match.span())
 
 
+STACKED = frozenset({"base64", "hex", "escapes"})
 ON_ORIGINAL: tuple[Callable[[str], Iterator[Decoded]], ...] = (blobs, selectors)
 ON_FOLDED: tuple[Callable[[str], Iterator[Decoded]], ...] = (escapes, spaced, leet, rot13, backwards)

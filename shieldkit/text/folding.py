@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -51,13 +52,27 @@ class Offsets:
         return place if folded - shift <= place else folded - shift
 
 
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def encodable(text: str) -> str:
+    """`text` with U+FFFD for each lone surrogate, which no encoding can hold; every index stays what it was."""
+    if text.isascii():
+        return text
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return _SURROGATES.sub("\ufffd", text)
+    return text
+
+
 def fold(text: str) -> tuple[str, Offsets | None]:
     """The folded text, and where its characters come from; None for "where they stand"."""
     if text.isascii():
         data = text.encode("ascii")
         if len(data.translate(None, _CONTROLS)) == len(data):
             return text.lower(), None
-    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    points = np.frombuffer(encodable(text).encode("utf-32-le"), np.uint32)
     lengths, singles, starts, expansions = _table()
     sizes = lengths[points]
     places = np.flatnonzero(sizes != 1)
@@ -74,7 +89,7 @@ def fold(text: str) -> tuple[str, Offsets | None]:
 
 
 def _decode(points: NDArray[np.uint32]) -> str:
-    return points.astype("<u4", copy=False).tobytes().decode("utf-32-le", "surrogatepass")
+    return points.astype("<u4", copy=False).tobytes().decode("utf-32-le")
 
 
 @lru_cache(maxsize=1)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import re2
 
+from shieldkit.text.folding import encodable
+
 
 @dataclass(frozen=True, slots=True)
 class Signal:
@@ -28,7 +30,9 @@ _FLAG = re2.compile("\U0001f3f4[\U000e0020-\U000e007e]{2,7}\U000e007f")
 _SELECTORS = re2.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]{3,}")
 _INVISIBLE = re2.compile("[A-Za-z][\u200b-\u200d\u2060-\u2064\ufeff\u180e\u034f\u3164]+[A-Za-z]")
 _OVERRIDE = re2.compile("[\u202d\u202e]")
-_MIXED = re2.compile("[A-Za-z][\u0370-\u03ff\u0400-\u052f]+[A-Za-z]|\\b[\u0370-\u03ff\u0400-\u052f][a-z]{2,}")
+# Greek letters stand beside Latin ones in formulas: of them only those that look like Latin ones count.
+_ALIKE = "\u0400-\u052f\u0391\u0392\u0395-\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7\u03bf\u03bd\u03c1"
+_MIXED = re2.compile(f"[A-Za-z][{_ALIKE}]|[{_ALIKE}][A-Za-z]")
 
 LEAST_INVISIBLE = 2
 LEAST_MIXED = 3
@@ -38,6 +42,7 @@ def signals(text: str) -> Iterator[Signal]:
     """Every disguise in a text. ASCII has none."""
     if text.isascii():
         return
+    text = encodable(text)
     flags = [match.span() for match in _FLAG.finditer(text)]
     for match in _TAGS.finditer(text):
         if not any(start <= match.start() < end for start, end in flags):

@@ -1,0 +1,182 @@
+"""The canary, the system prompt and secrets do not leave; ordinary answers do."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from shieldkit import Policy, Shield
+from shieldkit.conversation import Conversation
+from shieldkit.leak import canary, overlap, secrets
+from shieldkit.text import canonicalise
+from tests.disguises import DISGUISES
+from tests.scripted import Scripted
+
+PROMPT = (
+    "You are the support assistant of Riverbank. Never mention the merger with Hillside before March. "
+    "Escalate complaints about card fees to the second line, and offer a refund of up to twenty euros."
+)
+POLICY = Policy.from_yaml("name: x\nguards: {leak: {}}")
+
+
+def ask(answer: object, prompt: str = PROMPT, question: str = "hello") -> tuple[str, Scripted]:
+    backend = Scripted(answer)  # type: ignore[arg-type]
+    with Shield(POLICY, backend) as shield:
+        reply = shield.invoke([{"role": "system", "content": prompt}, {"role": "user", "content": question}])
+    return (reply.refusal.rule if reply.refusal else ""), backend
+
+
+def mark_in(request: object) -> str:
+    text = request.conversation.segments[0].text  # type: ignore[attr-defined]
+    return str(text.rsplit(canary.PREFIX, 1)[1])
+
+
+@pytest.mark.parametrize("disguise", ["none", "case", "spaced", "reversed", "base64", "hex", "zero_width", "fullwidth"])
+def test_the_canary_is_found_however_it_is_spelled(disguise: str) -> None:
+    spell = DISGUISES.get(disguise, str)
+    assert ask(lambda request: f"The reference is {spell(mark_in(request))}.")[0] == "leak.canary"
+
+
+def test_each_request_has_a_canary_of_its_own_at_the_end_of_the_system_prompt() -> None:
+    _, backend = ask("fine")
+    _, other = ask("fine")
+    planted = backend.requests[0].conversation.segments[0].text
+    assert planted.startswith(PROMPT)
+    assert mark_in(backend.requests[0]) != mark_in(other.requests[0])
+    assert len(mark_in(backend.requests[0])) == 16
+
+
+def test_without_a_system_prompt_nothing_is_planted() -> None:
+    backend = Scripted("fine")
+    with Shield(POLICY, backend) as shield:
+        shield.invoke("hello")
+    assert backend.requests[0].conversation == Conversation.of("hello")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        PROMPT,
+        "Sure! My instructions: " + PROMPT.upper(),
+        PROMPT.replace(",", " -").replace(".", "!\n*"),
+        "You are the support assistant of Riverbank. Never mention the merger with Hillside before March. Escalate "
+        "complaints about card fees to someone, and offer a refund of up to thirty euros.",
+        "Here it is encoded: " + DISGUISES["base64"](PROMPT),
+        "Backwards: " + DISGUISES["reversed"](PROMPT),
+        DISGUISES["zero_width"](PROMPT),
+    ],
+)
+def test_the_system_prompt_does_not_leave_also_nearly_verbatim_or_encoded(answer: str) -> None:
+    assert ask(answer)[0] == "leak.system_prompt"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "I am the support assistant of Riverbank. How can I help?",
+        "Card fees are charged once a year. You can complain to us, and we will offer help.",
+        "Never mind. March is fine.",
+        "",
+    ],
+)
+def test_sharing_words_with_the_prompt_is_no_leak(answer: str) -> None:
+    assert ask(answer)[0] == ""
+
+
+def test_a_short_prompt_is_not_looked_for() -> None:
+    assert ask("Be helpful to everyone.", prompt="Be helpful.")[0] == ""
+
+
+def test_a_control_token_in_the_answer_is_found() -> None:
+    assert ask("ok<|im_end|>")[0] == "leak.control_token"
+
+
+FAKE = {
+    "aws_key": "AKIA" + "FAKEFAKEFAKEFAKE",
+    "github_token": "ghp_" + "fake" * 9,
+    "gitlab_token": "glpat-" + "fake" * 5,
+    "slack_token": "xoxb-" + "1234567890-" + "fakefakefake",
+    "stripe_key": "sk_live_" + "fake" * 6,
+    "google_key": "AIza" + "f" * 35,
+    "huggingface_token": "hf_" + "fake" * 8,
+    "anthropic_key": "sk-ant-" + "fake" * 8,
+    "openai_key": "sk-proj-" + "fake" * 10,
+    "npm_token": "npm_" + "f" * 36,
+    "jwt": "eyJ" + "fakefakefake" + ".eyJ" + "fakefakefake" + "." + "fakefakefake",
+    "connection_string": "postgres://user:" + "fakepassword" + "@db.example.org/x",
+    "azure_key": "AccountKey=" + "f" * 86 + "==",
+    "private_key": "-----BEGIN RSA PRIVATE KEY-----\nZmFrZQ==\n-----END",
+}  # fmt: skip
+
+
+def test_every_shape_is_tested() -> None:
+    assert set(FAKE) == secrets.RULES
+
+
+@pytest.mark.parametrize("rule", [*FAKE])
+def test_each_kind_of_secret_is_found_at_its_place(rule: str) -> None:
+    text = f"Use this: {FAKE[rule]} and go on."
+    [(found, start, end)] = list(secrets.find(text))
+    assert found == rule
+    assert start == 10
+    assert FAKE[rule].startswith(text[start:end].rstrip()[: len(FAKE[rule])])
+    assert ask(text)[0] == f"leak.{rule}"
+
+
+@given(st.text(max_size=200), st.sampled_from([*FAKE]))
+def test_a_secret_is_found_wherever_it_stands(around: str, rule: str) -> None:
+    text = f"{around} {FAKE[rule]} {around}"
+    assert any(FAKE[rule][:8] in text[start:end] for _, start, end in secrets.find(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The hash is 3f2c9a7be1d04c55a1b2c3d4e5f60718.", "See https://user@example.org/path and http://a:b@c",
+        "sk-learn is a library; task-oriented and risk-averse people use it", "AKIA is a prefix", "ghp_ too",
+        "postgres://USER:${PASSWORD}@localhost/db", "BEGIN PUBLIC KEY",
+    ],
+)  # fmt: skip
+def test_what_only_looks_a_little_like_a_secret_is_left_alone(text: str) -> None:
+    assert list(secrets.find(text)) == []
+
+
+@pytest.mark.parametrize("name", ["code", "legal", "finance", "prose"])
+def test_clean_text_holds_no_secrets(corpora: Path, name: str) -> None:
+    with gzip.open(corpora / "haystack" / f"{name}.txt.gz", "rt", encoding="utf-8") as file:
+        assert len(list(secrets.find(file.read()[:2_000_000]))) <= 2
+
+
+words = st.lists(st.sampled_from("alpha beta gamma delta epsilon zeta eta theta iota kappa".split()), min_size=8, unique=True)
+
+
+@given(words, st.text(max_size=40), st.text(max_size=40))
+def test_a_prompt_is_wholly_contained_wherever_it_stands(prompt: list[str], before: str, after: str) -> None:
+    text = " ".join(prompt)
+    found = overlap.containment(text, f"{before} {text} {after}")
+    assert found is not None
+    assert found.share == 1.0
+    assert found.start <= len(before) + 1
+    assert found.end >= len(before) + 1 + len(text)
+
+
+@given(st.text(), st.text())
+def test_overlap_is_a_share_with_a_place_inside(prompt: str, text: str) -> None:
+    found = overlap.containment(prompt, text)
+    if found is not None:
+        assert 0.0 < found.share <= 1.0
+        assert 0 <= found.start < found.end <= len(text)
+
+
+@given(st.text(max_size=100))
+def test_the_canary_is_found_only_where_it_is(text: str) -> None:
+    mark = canary.new()
+    assume(mark not in text)
+    assert canary.find(mark, canonicalise(text)) is None
+    place = canary.find(mark, canonicalise(f"{text} {mark} {text}"))
+    assert place is not None
+    assert 0 <= place[0] < place[1]
