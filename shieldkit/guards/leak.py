@@ -6,7 +6,10 @@ system prompt counts as one wherever it is repeated. Paraphrase and translation 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+
+from cachetools import LRUCache
 
 from shieldkit.conversation import Role
 from shieldkit.errors import SelfTestError
@@ -27,18 +30,20 @@ class LeakGuard:
 
     def __init__(self, settings: LeakSettings, control_tokens: frozenset[str] = frozenset()) -> None:
         self._settings = settings
+        self._prompts: LRUCache[str, frozenset[str]] = LRUCache(32)
+        self._lock = threading.Lock()
         self._control_tokens = tuple(sorted(control_tokens, key=len, reverse=True))
 
     def check(self, inspection: Inspection) -> Report:
         """Every leak found; the whole answer is read."""
         prompts = [
-            canonicalise(segment.text).text
+            self._runs(segment.text)
             for index, segment in enumerate(inspection.conversation.segments)
             if segment.trusted and segment.role is Role.SYSTEM and index not in inspection.segments
         ]
         return Report(tuple(f for index in inspection.segments for f in self._leaks(inspection, index, prompts)))
 
-    def _leaks(self, inspection: Inspection, index: int, prompts: list[str]) -> Iterator[Finding]:
+    def _leaks(self, inspection: Inspection, index: int, prompts: list[frozenset[str]]) -> Iterator[Finding]:
         text = inspection.conversation.segments[index].text
         mark = inspection.request.get("canary")
         if isinstance(mark, str):
@@ -60,7 +65,17 @@ class LeakGuard:
             for rule, start, end in secrets.find(text):
                 yield inspection.finding(rule, 1.0, index, start, end, "something of the shape of a secret")
 
-    def _disclosure(self, prompt: str, canonical: Canonical) -> overlap.Overlap | None:
+    def _runs(self, prompt: str) -> frozenset[str]:
+        """The prompt's runs of words; an application asks with the same prompt again and again."""
+        with self._lock:
+            found = self._prompts.get(prompt)
+        if found is None:
+            found = overlap.runs_of(canonicalise(prompt).text)
+            with self._lock:
+                self._prompts[prompt] = found
+        return found
+
+    def _disclosure(self, prompt: frozenset[str], canonical: Canonical) -> overlap.Overlap | None:
         found = overlap.containment(prompt, canonical.text)
         if found is not None:
             found = overlap.Overlap(found.share, *canonical.span(found.start, found.end))

@@ -43,8 +43,8 @@ def find(canary: str, canonical: Canonical) -> tuple[int, int] | None:
 
 def _scattered(needle: str, text: str) -> tuple[int, int] | None:
     """`needle` in `text`, whatever stands between its characters that is neither letter nor digit."""
-    places = [i for i, char in enumerate(text) if char.isalnum()]
-    if len(places) < len(needle):
+    at = "".join(filter(str.isalnum, text)).find(needle)
+    if at < 0:
         return None
-    at = "".join(text[i] for i in places).find(needle)
-    return None if at < 0 else (places[at], places[at + len(needle) - 1] + 1)
+    places = [i for i, char in enumerate(text) if char.isalnum()]
+    return places[at], places[at + len(needle) - 1] + 1

@@ -7,14 +7,13 @@ changed here and there; a paraphrase or translation has few shingles in common a
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-
-import re2
 
 SHINGLE = 4
 MIN_WORDS = 6
 
-_WORD = re2.compile(r"[\pL\pN]+")
+_WORD = re.compile(r"[^\W_]+")  # one run of one class: linear also in the standard engine, and quicker to call
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +34,13 @@ def shingles(text: str) -> list[tuple[str, int, int]]:
     ]
 
 
-def containment(prompt: str, text: str) -> Overlap | None:
-    """How much of `prompt` stands in `text`; None when nothing does, or the prompt has too few words to tell."""
-    wanted = {run for run, _, _ in shingles(prompt)}
+def runs_of(prompt: str) -> frozenset[str]:
+    """The runs of words of a prompt, to look for with `containment`."""
+    return frozenset(run for run, _, _ in shingles(prompt))
+
+
+def containment(wanted: frozenset[str], text: str) -> Overlap | None:
+    """How many of the `wanted` runs stand in `text`; None when none does, or there are too few to tell."""
     if len(wanted) < MIN_WORDS - SHINGLE + 1:
         return None
     found = [(run, start, end) for run, start, end in shingles(text) if run in wanted]

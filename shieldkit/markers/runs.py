@@ -40,7 +40,10 @@ def _periodic(points: NDArray[np.uint32], unit: int) -> Iterator[tuple[int, int]
     """
     first, second = points[:-unit:STRIDE], points[unit::STRIDE]
     least = LEAST_RUN // STRIDE - 1
-    for start, end in _stretches(first == second[: len(first)], least):
+    alike = first == second[: len(first)]
+    if int(np.count_nonzero(alike)) < least:
+        return
+    for start, end in _stretches(alike, least):
         low, high = max(0, (start - 1) * STRIDE), min(len(points) - unit, (end + 1) * STRIDE)
         same = points[low:high] == points[low + unit : high + unit]
         for inner_start, inner_end in _stretches(same, LEAST_RUN - unit):

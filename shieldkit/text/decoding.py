@@ -11,6 +11,7 @@ import base64
 import binascii
 import codecs
 import html
+import re
 import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -98,7 +99,9 @@ def _alphabet(chars: str) -> NDArray[np.bool_]:
 _DIGITS = "0123456789"
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _BASE64 = _alphabet(_DIGITS + _LETTERS + _LETTERS.upper() + "+/-_")
-_HEX = _alphabet(_DIGITS + "abcdefABCDEF")
+SHORT = 8192
+# A run of one class: linear also in the standard engine, which is quicker to call.
+_SHORT_RUN = re.compile(rf"[A-Za-z0-9+/_\-]{{{LEAST_HEX},}}")
 
 
 def _runs(inside: NDArray[np.bool_], least: int) -> Iterator[tuple[int, int]]:
@@ -108,13 +111,17 @@ def _runs(inside: NDArray[np.bool_], least: int) -> Iterator[tuple[int, int]]:
         yield int(starts[k]), int(ends[k])
 
 
+def _long_runs(text: str) -> Iterator[tuple[int, int]]:
+    """As `_SHORT_RUN`, an order of magnitude faster where numpy's fixed costs do not matter."""
+    # One byte a character: what is not ASCII is in no alphabet.
+    return _runs(_BASE64[np.frombuffer(text.encode("ascii", "replace"), np.uint8)], LEAST_HEX)
+
+
 def blobs(text: str) -> Iterator[Decoded]:
     """Runs of base64 and hex in the original text that decode to something readable."""
-    # One byte a character: what is not ASCII is in no alphabet.
-    data = np.frombuffer(text.encode("ascii", "replace"), np.uint8) if len(text) >= LEAST_HEX else None
-    if data is None or len(data) != len(text):
+    if len(text) < LEAST_HEX:
         return
-    for start, end in _runs(_BASE64[data], LEAST_HEX):
+    for start, end in _spots(_SHORT_RUN, text) if len(text) < SHORT else _long_runs(text):
         run = text[start:end]
         for disguise, decoded in (("hex", _unhex(run)), ("base64", _unbase64(run))):
             if decoded is not None:

@@ -157,7 +157,7 @@ words = st.lists(st.sampled_from("alpha beta gamma delta epsilon zeta eta theta 
 @given(words, st.text(max_size=40), st.text(max_size=40))
 def test_a_prompt_is_wholly_contained_wherever_it_stands(prompt: list[str], before: str, after: str) -> None:
     text = " ".join(prompt)
-    found = overlap.containment(text, f"{before} {text} {after}")
+    found = overlap.containment(overlap.runs_of(text), f"{before} {text} {after}")
     assert found is not None
     assert found.share == 1.0
     assert found.start <= len(before) + 1
@@ -166,7 +166,7 @@ def test_a_prompt_is_wholly_contained_wherever_it_stands(prompt: list[str], befo
 
 @given(st.text(), st.text())
 def test_overlap_is_a_share_with_a_place_inside(prompt: str, text: str) -> None:
-    found = overlap.containment(prompt, text)
+    found = overlap.containment(overlap.runs_of(prompt), text)
     if found is not None:
         assert 0.0 < found.share <= 1.0
         assert 0 <= found.start < found.end <= len(text)
