@@ -25,7 +25,7 @@ _BYTES_UNDER_WAY = 64 * 2**20
 _ROWS_UNDER_WAY = 256
 
 
-class BadRow(Exception):  # noqa: N818 - it is the row that is bad
+class BadRow(Exception):
     """A line that is not a row. The message says what is wrong and never quotes the line."""
 
     def __init__(self, problem: str, identifier: Any = None) -> None:
