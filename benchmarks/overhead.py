@@ -33,7 +33,9 @@ from shieldkit.schema import compile_schema
 from shieldkit.text import canonicalise
 from tests.scripted import Scripted
 
-PROMPT = ("Could you please compare the two offers that I got last week, and tell me which is better for me? " * 6)[:500]
+PROMPT = ("Could you please compare the two offers that I got last week, and tell me which is better for me? " * 6)[
+    :500
+]
 SYSTEM = "You are the assistant of a bank. Answer briefly, name no competitors, and never promise interest rates."
 ANSWER = json.dumps({"items": [{"name": f"offer {n}", "price": n * 10.5, "note": "a short note"} for n in range(8)]})
 SCHEMA = {
@@ -68,7 +70,11 @@ def cases(tokens: frozenset[str]) -> dict[str, Callable[[], Any]]:
     policy = Policy.load("builtin:strict")
     budget = Budget(policy.budget, policy.context, MemoryLedger())
     who = Principal("t", "u", "s", "k")
-    markers, leak, schema = MarkerGuard(MarkerSettings(), tokens), LeakGuard(LeakSettings(), tokens), SchemaGuard(SchemaSettings())
+    markers, leak, schema = (
+        MarkerGuard(MarkerSettings(), tokens),
+        LeakGuard(LeakSettings(), tokens),
+        SchemaGuard(SchemaSettings()),
+    )
     gate = compile_schema(SCHEMA)
     into = inspection("markers", Stage.INPUT, PROMPT, {})
     out = inspection("leak", Stage.OUTPUT, PROMPT, {"canary": canary.new()})

@@ -1,5 +1,7 @@
 """shieldkit: policy-driven protection around calls to a language model, in your own process, at any context length.
 
+In five lines:
+
     from shieldkit import Shield
     from shieldkit.backends import LlamaCpp
 

@@ -143,7 +143,7 @@ class Conversation:
             return messages
         single = isinstance(messages, (str, Segment, Mapping)) or not isinstance(messages, Iterable)
         builder = _Builder()
-        for item in [messages] if single else messages:  # type: ignore[list-item,union-attr]
+        for item in [messages] if single else messages:  # type: ignore[union-attr]
             builder.add(item)
         if not builder.messages:
             raise InvalidConversation("messages", "is empty", mend="Give at least one message")

@@ -19,7 +19,7 @@ from shieldkit.backends.base import Backend, PromptBackend
 from shieldkit.budget import Budget, Ledger, MemoryLedger, Principal
 from shieldkit.chain import Chain, Link
 from shieldkit.conversation import Conversation, MessageLike
-from shieldkit.driving import adrive, drive
+from shieldkit.driving import Steps, adrive, drive
 from shieldkit.errors import ConfigurationError, PolicyError
 from shieldkit.guards import BUILDERS, Resources, from_entry_point
 from shieldkit.guards.base import Guard
@@ -168,14 +168,14 @@ class Shield:
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
-    def _invocation(self, messages: Messages, principal: Principal | None, schema: Any, operation: str) -> Any:
+    def _invocation(self, messages: Messages, principal: Principal | None, schema: Any, operation: str) -> Steps[Reply]:
         if self.backend is None:
             mend = "Give Shield(policy, backend=…), or use `screen`"
             raise ConfigurationError("backend", "this shield has no model to ask", mend=mend)
         chain = self._chain(principal.tenant if principal is not None else None)
         return chain.invoke(Conversation.of(messages), self.backend, principal, _gate(schema), operation)
 
-    def _screening(self, messages: Messages, stage: Stage | str, tenant: str | None, schema: Any) -> Any:
+    def _screening(self, messages: Messages, stage: Stage | str, tenant: str | None, schema: Any) -> Steps[Screening]:
         return self._chain(tenant).screen(Conversation.of(messages), Stage(stage), _gate(schema))
 
     def _chain(self, tenant: str | None) -> Chain:
@@ -202,7 +202,9 @@ class Shield:
         last = [link for link in links if link.guard.name == "schema"]
         ordered = (*(link for link in links if link not in last), *mine, *last)
         if not ordered:
-            raise PolicyError("guards", "the chain is empty: nothing would be guarded", mend="Add at least `markers: {}`")
+            raise PolicyError(
+                "guards", "the chain is empty: nothing would be guarded", mend="Add at least `markers: {}`"
+            )
         for link in ordered:
             _check_link(link)
         return ordered

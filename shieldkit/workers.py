@@ -2,19 +2,25 @@
 
 Python cannot stop a thread. A call that does not return within its time keeps its thread until it does; the caller is
 told at once. When all threads hang, further calls wait in line and run into their own time limit: closed, not open.
-The standard pool is not used because the interpreter waits for its threads at exit.
+The standard pool is not used because the interpreter waits for its threads at exit, however long. Here it waits for at
+most `EXIT_WAIT_S`: native code that is cut off in the middle of the interpreter's end can take the process down.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextvars
 import threading
+import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
 from shieldkit.errors import Overloaded
+
+EXIT_WAIT_S = 2.0
 
 _Job = tuple["Future[Any]", Callable[[], Any], contextvars.Context]
 
@@ -31,6 +37,7 @@ class Workers:
         self._threads = 0
         self._idle = 0
         self._closed = False
+        _open.add(self)
 
     def submit(self, function: Callable[[], Any]) -> Future[Any]:
         """Run `function` in a worker, in a copy of the caller's context. Raises `Overloaded`."""
@@ -75,6 +82,23 @@ class Workers:
             self._condition.notify_all()
         for future, _, _ in waiting:
             future.cancel()
+
+    def join(self, deadline: float) -> None:
+        """Wait until no thread is at work, at the longest until `deadline` (`time.monotonic()` seconds)."""
+        with self._condition:
+            while self._threads > self._idle and (left_s := deadline - time.monotonic()) > 0:
+                self._condition.wait(min(left_s, 0.05))
+
+
+_open: weakref.WeakSet[Workers] = weakref.WeakSet()
+
+
+@atexit.register
+def _at_exit() -> None:
+    deadline = time.monotonic() + EXIT_WAIT_S
+    for workers in list(_open):
+        workers.close()
+        workers.join(deadline)
 
 
 def _ordinary(error: BaseException) -> Exception:

@@ -22,7 +22,7 @@ DISGUISES: Mapping[str, Callable[[str], str]] = {
     "tag_characters": lambda s: "".join(chr(0xE0000 + ord(c)) if 32 <= ord(c) < 127 else c for c in s),
     "variation_selectors": _selectors,
     "html_entities": lambda s: "".join(f"&#{ord(c)};" for c in s),
-    "url_escapes": lambda s: "".join(quote(c, safe="") if not c.isalnum() else f"%{ord(c):02x}" if c.isascii() else quote(c) for c in s),
+    "url_escapes": lambda s: "".join(f"%{ord(c):02x}" if c.isascii() else quote(c) for c in s),
     "backslash_escapes": lambda s: "".join(f"\\u{ord(c):04x}" for c in s),
     "spaced": " ".join,
     "base64": lambda s: base64.b64encode(s.encode()).decode(),

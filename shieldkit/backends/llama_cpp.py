@@ -65,7 +65,9 @@ class LlamaCpp:
         self._model_name = model
         self.sha256 = _verified(self.path, sha256) if sha256 else None
         if not self.path.is_file():
-            raise ModelFileError("LlamaCpp.path", f"{self.path.name} is not a file", mend="Give the path of a GGUF file")
+            raise ModelFileError(
+                "LlamaCpp.path", f"{self.path.name} is not a file", mend="Give the path of a GGUF file"
+            )
         self._lock = threading.Lock()
         self._cache_lock = threading.Lock()
         self._llama: Any = None
@@ -157,7 +159,8 @@ class LlamaCpp:
         return {
             "name": self.name, "model": self.model, "file": self.path.name, "sha256": self.sha256,
             "context_tokens": self.context_tokens, "trained_context_tokens": self._trained,
-            "gpu_offload": offload, "gpu_layers": 0 if not offload else min(self._gpu_layers % (layers + 2), layers + 1),
+            "gpu_offload": offload,
+            "gpu_layers": min(self._gpu_layers % (layers + 2), layers + 1) if offload else 0,
             "threads": self._threads, "llama_cpp_python": self._api.__version__, **self._notes,
         }  # fmt: skip
 
@@ -235,7 +238,9 @@ class LlamaCpp:
     def _spelled(self, token: int) -> str:
         if token < 0:
             return ""
-        text: bytes = self._llama.detokenize([token], special=True) or self._api.llama_vocab_get_text(self._vocab, token)
+        text: bytes = self._llama.detokenize([token], special=True) or self._api.llama_vocab_get_text(
+            self._vocab, token
+        )
         return text.decode("utf-8", "replace")
 
     # -- answering --------------------------------------------------------------------------------------------------
@@ -325,7 +330,7 @@ class LlamaCpp:
 
         _ = self._loaded
         try:
-            return self._api.LlamaGrammar.from_json_schema(json.dumps(schema), verbose=False)
+            return self._api.llama_grammar.LlamaGrammar.from_json_schema(json.dumps(schema), verbose=False)
         except Exception as error:
             self._notes["constrained_decoding"] = f"not used: {type(error).__name__}"
             return None
@@ -355,7 +360,9 @@ def _trained_context(llama_cpp: Any, path: Path) -> int:
         return int(metadata[f"{architecture}.context_length"])
     except (KeyError, ValueError):
         problem = f"{path.name} does not tell its context length"
-        raise ModelFileError("LlamaCpp.path", problem, mend="Convert the model again with a current llama.cpp") from None
+        raise ModelFileError(
+            "LlamaCpp.path", problem, mend="Convert the model again with a current llama.cpp"
+        ) from None
 
 
 def _verified(path: Path, expected: str) -> str:
@@ -364,8 +371,12 @@ def _verified(path: Path, expected: str) -> str:
         with path.open("rb") as file:
             actual = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise ModelFileError("LlamaCpp.path", f"{path.name} cannot be read ({error.strerror})", mend="Check it") from None
+        raise ModelFileError(
+            "LlamaCpp.path", f"{path.name} cannot be read ({error.strerror})", mend="Check it"
+        ) from None
     if actual != expected.lower():
         problem = f"the digest of {path.name} is {actual}, not the one that was given"
-        raise ModelFileError("LlamaCpp.sha256", problem, mend="Get the file again from its publisher, or mend the digest")
+        raise ModelFileError(
+            "LlamaCpp.sha256", problem, mend="Get the file again from its publisher, or mend the digest"
+        )
     return actual

@@ -1,5 +1,7 @@
 """Budgets: hard maximums of tokens, reserved before a call and settled after it.
 
+Its modules:
+
     principal.py  who asks, and the accounts that this touches
     ledger.py     what a ledger must do: reserve all or nothing, settle, release
     memory.py     the ledger of this process

@@ -70,7 +70,10 @@ class Budget:
             return "principal", f"the policy requires {', '.join(missing)}, and the request names none"
         cap = self.context.cap
         if input_tokens + output_tokens > cap:
-            return "context", f"at least {input_tokens} tokens and {output_tokens} for the answer, over the cap of {cap}"
+            return (
+                "context",
+                f"at least {input_tokens} tokens and {output_tokens} for the answer, over the cap of {cap}",
+            )
         for limit in self.settings.limits:
             if limit.scope == "request":
                 broken = _charge(limit, who, input_tokens, output_tokens).room_for(Usage())

@@ -1,5 +1,7 @@
 """The chain: one request's way through budget, input guards, model and output guards.
 
+Its modules:
+
     trip.py      what belongs to one request alone
     judging.py   one guard, whatever it does, to a verdict
     metering.py  count, reserve, settle, release

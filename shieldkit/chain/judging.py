@@ -68,9 +68,7 @@ def _judge(trip: Trip, link: Link, inspection: Inspection, mode: Mode) -> Steps[
         answer = yield Call(partial(link.guard.check, inspection), link.settings.timeout)
         decision = _decided(trip, link, inspection, blank, answer, mode)
     except TimeoutError:
-        decision = Decision(
-            failed(blank, link.settings, Status.TIMED_OUT, "timeout", "the guard took too long", mode)
-        )
+        decision = Decision(failed(blank, link.settings, Status.TIMED_OUT, "timeout", "the guard took too long", mode))
     except Exception as error:
         reason = f"the guard failed ({type(error).__name__})"
         decision = Decision(failed(blank, link.settings, Status.FAILED, "error", reason, mode))

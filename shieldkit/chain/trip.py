@@ -21,7 +21,7 @@ class Trip:
     request: dict[str, Any]
     verdicts: list[Verdict] = field(default_factory=list)
     folded: dict[int, Canonical] = field(default_factory=dict)
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
     value: Any = None
 
     @property
@@ -65,6 +65,7 @@ class Folder:
     folded: dict[int, Canonical]
 
     def __call__(self, index: int) -> Canonical:
+        """Segment number `index`, folded."""
         found = self.folded.get(index)
         if found is None:
             found = self.folded[index] = canonicalise(self.conversation.segments[index].text)

@@ -93,5 +93,7 @@ class LeakGuard:
     def self_test(self) -> None:
         """A guard that does not see a planted key is not used."""
         planted = "AKIA" + "ABCDEFGHIJKLMNOP"
-        if [rule for rule, _, _ in secrets.find(f"the key is {planted}.")] != ["aws_key"] or list(secrets.find("hello")):
+        if [rule for rule, _, _ in secrets.find(f"the key is {planted}.")] != ["aws_key"] or list(
+            secrets.find("hello")
+        ):
             raise SelfTestError("guards.leak", "does not tell secrets from words", mend="Install google-re2 anew")

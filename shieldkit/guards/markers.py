@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from shieldkit.conversation import Segment
 from shieldkit.errors import SelfTestError
 from shieldkit.guards.base import Inspection, Report
-from shieldkit.markers import MarkerEngine, runs
+from shieldkit.markers import Marker, MarkerEngine, runs
 from shieldkit.outcome import Finding, Stage
 from shieldkit.policy.model import MarkerSettings
-from shieldkit.text import canonicalise, signals
+from shieldkit.text import Signal, canonicalise, signals
 
 _WORDS = {
     "control_token": "a control token of a model family",
@@ -59,7 +59,9 @@ class MarkerGuard:
 
     def _find(self, inspection: Inspection, index: int) -> Iterator[Finding]:
         canonical = inspection.canonical(index)
-        for marker in (*self._engine.find(canonical), *runs(canonical.original), *signals(canonical.original)):
+        found: list[Marker | Signal] = [*self._engine.find(canonical), *runs(canonical.original)]
+        found += signals(canonical.original)
+        for marker in found:
             yield inspection.finding(marker.rule, marker.score, index, marker.start, marker.end, _WORDS[marker.rule])
 
     def self_test(self) -> None:

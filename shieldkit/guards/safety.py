@@ -61,7 +61,9 @@ class SafetyGuard:
                 verdict = self._ask([*before, Turn(segment.text[start:end], agent)])
                 top = max(top, verdict.probability)
                 for rule in self._rules_broken(verdict):
-                    message = f"judged unsafe by {self._family.title} ({self.categories.get(rule, 'no category named')})"
+                    message = (
+                        f"judged unsafe by {self._family.title} ({self.categories.get(rule, 'no category named')})"
+                    )
                     findings.append(inspection.finding(rule, verdict.probability, index, start, end, message))
         return Report(tuple(findings), score=top)
 
@@ -132,7 +134,10 @@ def _categories(own: Mapping[str, str], settings: SafetySettings) -> dict[str, s
     for key, category in settings.categories.items():
         field = f"guards.safety.categories.{key}"
         if key not in chosen and category.name is None:
-            problem, mend = "is not one of the family's, and has no name", f"Give it a `name`, or use one of {', '.join(own)}"
+            problem, mend = (
+                "is not one of the family's, and has no name",
+                f"Give it a `name`, or use one of {', '.join(own)}",
+            )
             raise PolicyError(field, problem, mend=mend)
         if not key.isalnum():
             raise PolicyError(field, "is not an id", mend="Use letters and digits, such as X1")

@@ -57,7 +57,9 @@ class SchemaGuard:
         except NotConforming as error:
             if error.violations[0].rule == "violates_schema" and right:
                 return
-        raise SelfTestError("guards.schema", "does not tell right from wrong answers", mend="Install jsonschema-rs anew")
+        raise SelfTestError(
+            "guards.schema", "does not tell right from wrong answers", mend="Install jsonschema-rs anew"
+        )
 
 
 def _finding(inspection: Inspection, violation: Violation) -> Finding:

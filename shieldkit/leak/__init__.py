@@ -1,5 +1,7 @@
 """What must not leave: the canary, the system prompt, secrets.
 
+Its modules:
+
     canary.py    a random mark in the system prompt of each request
     overlap.py   how much of a text stands in another one
     secrets.py   keys and passwords, by their shapes

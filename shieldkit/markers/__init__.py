@@ -1,8 +1,10 @@
 """Control tokens and template markers of every known model family, and what looks like one.
 
-catalogue.py   the known ones, with their families and sources
-engine.py      one pass over folded text, classified
-runs.py        padding: long runs of one character or one token
+Its modules:
+
+    catalogue.py   the known ones, with their families and sources
+    engine.py      one pass over folded text, classified
+    runs.py        padding: long runs of one character or one token
 """
 
 from shieldkit.markers.catalogue import Token, catalogue

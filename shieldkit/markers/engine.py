@@ -94,9 +94,11 @@ class MarkerEngine:
     def find(self, canonical: Canonical) -> list[Marker]:
         """All markers of a text and of what is decoded from it, with original offsets, in order."""
         found = [self._weighed(marker, canonical) for marker in self._own(canonical)]
-        for child in canonical.children:
-            if any(m.score >= FRAMED for m in self._matches(child.text, child.text, verbatim=False)):
-                found.append(Marker("control_token_disguised", DISGUISED, child.start, child.end))
+        found += [
+            Marker("control_token_disguised", DISGUISED, child.start, child.end)
+            for child in canonical.children
+            if any(m.score >= FRAMED for m in self._matches(child.text, child.text, verbatim=False))
+        ]
         return sorted(set(found), key=lambda m: (m.start, m.end, m.rule))
 
     def _own(self, canonical: Canonical) -> Iterator[Marker]:
@@ -122,7 +124,7 @@ class MarkerEngine:
             if folded in self._disguised:
                 return Marker("control_token_disguised", DISGUISED, start, end)
             inner = folded.strip("<>[]|/ ")
-            likely = 0 < len(inner) and len(folded) <= LONGEST_SHAPE and any(c.isalpha() for c in inner)
+            likely = len(inner) > 0 and len(folded) <= LONGEST_SHAPE and any(c.isalpha() for c in inner)
             return Marker("unknown_token", SHAPED if likely else AMBIGUOUS, start, end)
         if known.score < VERBATIM:
             return Marker("role_header" if known.score == FRAMED else "template_marker", known.score, start, end)
@@ -149,9 +151,7 @@ class MarkerEngine:
 
 def _headers(text: str) -> list[Marker]:
     """Role headers on lines of their own. One is a heading; a teller with a speaker, or a pair, is a forged frame."""
-    spans: list[tuple[str, int, int]] = []
-    for match in _HEADER.finditer(text):
-        spans.append((match[1] or match[2], *match.span()))
+    spans = [(match[1] or match[2], *match.span()) for match in _HEADER.finditer(text)]
     roles = {role for role, _, _ in spans}
     framed = bool(roles & _TELLERS and roles & _SPEAKERS) or bool(roles & _ASKS and roles & _ANSWERS)
     return [Marker("role_header", FRAMED if framed else AMBIGUOUS, start, end) for _, start, end in spans]

@@ -42,9 +42,7 @@ def decide(
     return Decision(verdict, redact if verdict.action is Action.REDACT else ())
 
 
-def failed(
-    verdict: Verdict, settings: GuardSettings, status: Status, rule: str, reason: str, mode: Mode
-) -> Verdict:
+def failed(verdict: Verdict, settings: GuardSettings, status: Status, rule: str, reason: str, mode: Mode) -> Verdict:
     """The verdict of a guard that did not do its work. It is never an `allow`: what was skipped is at least flagged."""
     would = Action.BLOCK if settings.on_error == "block" else Action.FLAG
     verdict = replace(verdict, status=status, would=would, rule=f"{verdict.guard}.{rule}", reason=reason)

@@ -107,13 +107,17 @@ class TopicSettings(GuardSettings):
         2, description="How many earlier user turns may complete a short question."
     )
     check_output: bool = Field(False, description="Also hold the answer to the topic.")
-    use_llm: bool = Field(False, description="Let the pack's rails that need a language model use the shield's backend.")
+    use_llm: bool = Field(
+        False, description="Let the pack's rails that need a language model use the shield's backend."
+    )
 
 
 class CategorySettings(Rule):
     """A category of a guard model: its threshold and action, and for one's own categories the description."""
 
-    name: str | None = Field(None, max_length=80, pattern=r"^[^\n<>|]+$", description="Title of a category of one's own.")
+    name: str | None = Field(
+        None, max_length=80, pattern=r"^[^\n<>|]+$", description="Title of a category of one's own."
+    )
     description: str | None = Field(None, max_length=600, pattern=r"^[^\n<>|]+$")
     enabled: bool = True
 
@@ -131,7 +135,8 @@ class SafetySettings(GuardSettings):
 
     def rule(self, rule: str) -> Rule:
         """A category is a rule; what `rules` says of it comes first."""
-        return self.rules.get(rule) or self.categories.get(rule, _NO_RULE)
+        found: Rule | None = self.rules.get(rule) or self.categories.get(rule)
+        return found or _NO_RULE
 
 
 class LeakSettings(GuardSettings):
@@ -150,7 +155,9 @@ class SchemaSettings(GuardSettings):
     max_bytes: Annotated[int, Field(ge=2, le=100_000_000)] = 1_000_000
     max_depth: Annotated[int, Field(ge=1, le=512)] = 64
     max_number_digits: Annotated[int, Field(ge=1, le=4000)] = 400
-    reasks: Annotated[int, Field(ge=0, le=5)] = Field(0, description="How often to ask again after a non-conforming answer.")
+    reasks: Annotated[int, Field(ge=0, le=5)] = Field(
+        0, description="How often to ask again after a non-conforming answer."
+    )
     constrain: bool = Field(True, description="Hand the schema to the engine's constrained decoding, where it has one.")
 
 
@@ -242,7 +249,9 @@ class PolicyModel(Section):
 
     format: Literal[1] = Field(1, description="The version of this file format.")
     name: str = Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._:-]*$")
-    version: str = Field("1", min_length=1, max_length=40, description="Your own version of the policy; in every trace.")
+    version: str = Field(
+        "1", min_length=1, max_length=40, description="Your own version of the policy; in every trace."
+    )
     description: str = ""
     mode: Literal["enforce", "monitor"] = Field(
         "enforce", description="monitor: findings are reported and nothing is blocked but by the budget."

@@ -40,13 +40,13 @@ def parse(text: str, source: str) -> tuple[Any, Mapping[str, int]]:
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
-                where = f"{source}:{event.start_mark.line + 1}"
+                where = f"{source}:{event.start_mark.line + 1}" if event.start_mark else source
                 raise PolicyError(where, "uses an alias (*…)", mend="Write the value out where it is used")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         data = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{source}:{mark.line + 1}" if mark else source
+        mark: Any = getattr(error, "problem_mark", None)
+        where = f"{source}:{mark.line + 1}" if mark is not None else source
         problem = getattr(error, "problem", None) or "cannot be read"
         raise PolicyError(where, f"is not YAML: {problem}", mend="Mend the file's syntax") from None
     if node is not None:

@@ -1,5 +1,7 @@
 """The schema gate: one JSON value, strictly read, that conforms to a schema; or nothing.
 
+Its modules:
+
     strict.py   text to one JSON value, within limits (RFC 8259, and stricter)
     gate.py     a schema compiled once, and what it makes of an answer
 """

@@ -9,8 +9,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from typing import Any, NoReturn
+
+# A whole string (or one that does not end), or a bracket outside of strings.
+# There is one way only to match it, so the standard engine is linear here too.
+_PART = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +40,7 @@ class Violation:
     at: int = 0
 
 
-class NotConforming(Exception):  # noqa: N818 - it is an outcome
+class NotConforming(Exception):
     """The text does not pass; `violations` says why, without quoting it."""
 
     def __init__(self, *violations: Violation) -> None:
@@ -100,22 +105,14 @@ def _check_depth(text: str, most: int) -> None:
     """Count brackets outside strings, before any recursive work."""
     if text.count("[") + text.count("{") <= most:
         return
-    depth, inside, escaped = 0, False, False
-    for at, char in enumerate(text):
-        if inside:
-            if escaped:
-                escaped = False
-            elif char == "\\":
-                escaped = True
-            elif char == '"':
-                inside = False
-        elif char == '"':
-            inside = True
-        elif char in "[{":
+    depth = 0
+    for match in _PART.finditer(text):
+        part = match.group()
+        if part in "[{":
             depth += 1
             if depth > most:
-                raise NotConforming(Violation("too_deep", kind="max_depth", at=at))
-        elif char in "]}":
+                raise NotConforming(Violation("too_deep", kind="max_depth", at=match.start()))
+        elif part in "]}":
             depth -= 1
 
 

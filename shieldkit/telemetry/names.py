@@ -49,5 +49,5 @@ GUARD: Final = "shieldkit.guard"
 METRIC_VERDICTS: Final = "shieldkit.verdicts"
 METRIC_REFUSALS: Final = "shieldkit.refusals"
 METRIC_GUARD_DURATION: Final = "gen_ai.client.apply_guardrail.duration"
-METRIC_TOKENS: Final = "gen_ai.client.token.usage"  # noqa: S105 - the name of a metric
+METRIC_TOKENS: Final = "gen_ai.client.token.usage"
 METRIC_MODEL_DURATION: Final = "gen_ai.client.operation.duration"

@@ -34,6 +34,8 @@ def _grow(branch: Tree, span: ReadableSpan, spans: Sequence[ReadableSpan]) -> No
 
 
 def _line(span: ReadableSpan) -> str:
+    from rich.markup import escape
+
     attributes = span.attributes or {}
     took_ms = ((span.end_time or 0) - (span.start_time or 0)) / 1e6
     action = str(attributes.get(names.GUARDRAIL_RESULT_VALUE) or attributes.get(names.ACTION) or "")
@@ -41,7 +43,14 @@ def _line(span: ReadableSpan) -> str:
     stage = str(attributes.get(names.STAGE) or "")
     tokens = ""
     if names.USAGE_OUTPUT in attributes:
-        tokens = f"{attributes[names.USAGE_INPUT]} → {attributes[names.USAGE_OUTPUT]} tokens"
+        tokens = f"{attributes[names.USAGE_INPUT]!s} → {attributes[names.USAGE_OUTPUT]!s} tokens"
     colour = _COLOURS.get(action, "default")
-    parts = [f"[bold]{span.name}[/]", f"{took_ms:.1f} ms", stage, f"[{colour}]{action}[/]" if action else "", rule, tokens]
+    parts = [
+        f"[bold]{escape(span.name)}[/]",
+        f"{took_ms:.1f} ms",
+        stage,
+        f"[{colour}]{action}[/]" if action else "",
+        rule,
+        tokens,
+    ]
     return "  ".join(part for part in parts if part)

@@ -192,7 +192,7 @@ _STRONG_LETTERS = 6
 # What the other spelling of a common word makes an ordinary word of its own.
 _ORDINARY = frozenset({"was", "saw", "now", "won", "not", "ton", "who", "part", "trap", "may", "yam", "see", "data", "atad",
                        "are", "era", "her", "all", "lla", "mode", "edom", "there", "than", "user", "resu", "code", "edoc",
-                       "use", "way", "yaw", "time", "emit", "did", "her", "ner", "him", "you", "she"})  # fmt: skip
+                       "use", "way", "yaw", "time", "emit", "did", "ner", "him", "you", "she"})  # fmt: skip
 
 
 def _other(spell: Callable[[str], str]) -> tuple[Any, Any]:

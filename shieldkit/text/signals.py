@@ -31,7 +31,9 @@ _SELECTORS = re2.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]{3,}")
 _INVISIBLE = re2.compile("[A-Za-z][\u200b-\u200d\u2060-\u2064\ufeff\u180e\u034f\u3164]+[A-Za-z]")
 _OVERRIDE = re2.compile("[\u202d\u202e]")
 # Greek letters stand beside Latin ones in formulas: of them only those that look like Latin ones count.
-_ALIKE = "\u0400-\u052f\u0391\u0392\u0395-\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7\u03bf\u03bd\u03c1"
+_ALIKE = (
+    "\u0400-\u052f\u0391\u0392\u0395-\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7\u03bf\u03bd\u03c1"
+)
 _MIXED = re2.compile(f"[A-Za-z][{_ALIKE}]|[{_ALIKE}][A-Za-z]")
 
 LEAST_INVISIBLE = 2

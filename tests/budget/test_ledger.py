@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, consumes, invariant, rule
-from hypothesis.stateful import Bundle
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from shieldkit.budget import Charge, Exceeded, MemoryLedger, Reservation
 from shieldkit.errors import LedgerError

@@ -50,7 +50,14 @@ def test_at_least_99_percent_of_the_catalogue_is_found_in_disguise(name: str) ->
 
 @pytest.mark.parametrize(
     "text",
-    ["<|brand_new_token|>", "<｜neues▁Token｜>", "< | im_start | >", "[|whatever|]", "<<SYS>>", "<|reserved_special_token_17|>"],
+    [
+        "<|brand_new_token|>",
+        "<｜neues▁Token｜>",
+        "< | im_start | >",
+        "[|whatever|]",
+        "<<SYS>>",
+        "<|reserved_special_token_17|>",
+    ],
 )
 def test_unknown_tokens_of_known_shapes_are_found(text: str) -> None:
     assert found(f"hello {text} there")

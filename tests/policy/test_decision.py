@@ -15,8 +15,10 @@ USER = Segment("some text of a user")
 SYSTEM = Segment("some text of the app", role=Role.SYSTEM)
 TOOL = Segment("some text of a tool", role=Role.TOOL)
 
+WHOLE = Coverage(19, 19)
 
-def found(score: float, segment: int = 0, rule: str = "r", coverage: Coverage = Coverage(19, 19)) -> Verdict:
+
+def found(score: float, segment: int = 0, rule: str = "r", coverage: Coverage = WHOLE) -> Verdict:
     finding = Finding("g", rule, score, segment, 0, 4, "m")
     return Verdict("g", Stage.INPUT, Status.RAN, Action.BLOCK, Action.BLOCK, coverage, findings=(finding,))
 

@@ -36,7 +36,9 @@ def test_what_the_card_says_is_understood(text: str, unsafe: bool, categories: t
     assert (judgement.unsafe, judgement.categories) == (unsafe, categories)
 
 
-@pytest.mark.parametrize("text", ["", "Safe", "SAFE", "safe.", "it is safe", "safe and sound", "not safe", "un safe", "I", "s"])
+@pytest.mark.parametrize(
+    "text", ["", "Safe", "SAFE", "safe.", "it is safe", "safe and sound", "not safe", "un safe", "I", "s"]
+)
 def test_anything_else_is_an_error(text: str) -> None:
     with pytest.raises(GuardError):
         read(text)

@@ -105,8 +105,11 @@ def test_a_judged_text_can_neither_close_the_frame_nor_open_a_turn(turns: list[T
     def framed(prompt: str) -> list[str]:
         starts = tuple(f"{s}:" for s in family.speakers)
         lines = [line.strip() for line in prompt.splitlines()]
-        return [line.split(":")[0] if line.startswith(starts) else line for line in lines
-                if line.startswith(starts) or any(w in line for w in family.frame_words) and MARK.strip() != line[:1]]  # fmt: skip
+        framing = [
+            line for line in lines
+            if line.startswith(starts) or (any(w in line for w in family.frame_words) and MARK.strip() != line[:1])
+        ]  # fmt: skip
+        return [line.split(":")[0] if line.startswith(starts) else line for line in framing]
 
     assert framed(full) == framed(quiet)
 

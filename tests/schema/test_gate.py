@@ -90,7 +90,9 @@ class Order(BaseModel):
 
 
 def test_pydantic_models_types_and_schemas_are_gates() -> None:
-    assert compile_schema(Order).read('{"city": "Rome", "count": 2, "day": "2026-01-02"}').day == datetime.date(2026, 1, 2)
+    assert compile_schema(Order).read('{"city": "Rome", "count": 2, "day": "2026-01-02"}').day == datetime.date(
+        2026, 1, 2
+    )
     assert compile_schema(list[int]).read("[1, 2]") == [1, 2]
     assert compile_schema({"type": "string", "maxLength": 3}).read('"abc"') == "abc"
     assert compile_schema(Order).json_schema["properties"]["city"]["maxLength"] == 10
@@ -161,7 +163,9 @@ def test_the_policys_limits_hold_in_a_shield() -> None:
 
 def _suite() -> list[Any]:
     folder = Path(__file__).resolve().parents[3] / "shared" / "suites" / "json-schema" / "draft2020-12"
-    return sorted(folder.glob("*.json")) or [pytest.param(None, marks=pytest.mark.skip("the JSON Schema suite is not there"))]
+    return sorted(folder.glob("*.json")) or [
+        pytest.param(None, marks=pytest.mark.skip("the JSON Schema suite is not there"))
+    ]
 
 
 @pytest.mark.parametrize("path", _suite(), ids=lambda p: p.stem if p else "suite")
