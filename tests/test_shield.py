@@ -31,7 +31,7 @@ from shieldkit import (
     guard,
 )
 from shieldkit.budget import MemoryLedger
-from shieldkit.errors import BackendTimeout
+from shieldkit.errors import BackendTimeout, LedgerError
 from shieldkit.guards.base import FunctionGuard
 from tests.scripted import Scripted, hang
 
@@ -204,6 +204,51 @@ def test_each_built_in_guard_is_closed_when_it_fails(
     assert reply.refused
     assert reply.refusal is not None
     assert (reply.refusal.guard, reply.refusal.stage) == (name, stage)
+
+
+class BrokenLedger(MemoryLedger):
+    """A store that cannot answer, or does not."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__()
+        self.fault = fault
+
+    def reserve(self, charges: Any) -> Any:
+        if self.fault == "fails":
+            raise LedgerError(SECRET)
+        if self.fault == "raises":
+            raise ConnectionError(SECRET)
+        if self.fault == "hangs":
+            time.sleep(3)
+        return "fine"
+
+
+@MODES
+@pytest.mark.parametrize("fault", ["fails", "raises", "hangs", "answers rubbish"])
+async def test_a_ledger_that_cannot_answer_means_no_budget_left(fault: str, mode: str) -> None:
+    backend = Scripted("fine")
+    budget = "{timeout: 100ms, limits: [{scope: user, window: 1h, total_tokens: 5000}]}"
+    with Shield(policy(budget=budget), backend, ledger=BrokenLedger(fault)) as shield:
+        start = time.monotonic()
+        reply = await run(shield, mode, "hello", principal=Principal(user="u"))
+        assert time.monotonic() - start < 2
+    assert reply.refusal is not None
+    assert reply.refusal.guard == "budget"
+    assert SECRET not in repr(reply)
+    assert not backend.requests
+
+
+@MODES
+async def test_counting_that_hangs_or_fails_is_closed(mode: str) -> None:
+    class Uncountable(Scripted):
+        def count_tokens(self, conversation: Any, limit: int | None = None) -> int:
+            time.sleep(3)
+            return 1
+
+    with Shield(policy(budget="{timeout: 100ms}"), Uncountable("fine")) as shield:
+        reply = await run(shield, mode, "hello")
+    assert reply.refusal is not None
+    assert reply.refusal.rule == "budget.timeout"
 
 
 def test_monitor_mode_reports_and_blocks_nothing() -> None:

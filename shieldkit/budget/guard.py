@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from shieldkit.budget.ledger import Charge, Exceeded, Ledger, Reservation
 from shieldkit.budget.principal import Principal
+from shieldkit.errors import LedgerError
 from shieldkit.outcome import Usage
 from shieldkit.policy.model import BudgetSettings, ContextSettings, Limit
 
@@ -53,6 +54,8 @@ class Budget:
                 f"{outcome.charge.window_s:g} s, {_asked(outcome.limit, input_tokens, max_output_tokens)} asked for"
             )
             return Admission(findings=((outcome.charge.id, message),))
+        if not isinstance(outcome, Reservation):
+            raise LedgerError(f"the ledger answered with a {type(outcome).__name__}")
         return Admission(outcome)
 
     def settle(self, reservation: Reservation, usage: Usage) -> None:

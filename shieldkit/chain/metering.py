@@ -13,7 +13,7 @@ from shieldkit.budget import Budget, Principal, Reservation
 from shieldkit.chain.trip import Trip
 from shieldkit.conversation import Conversation
 from shieldkit.driving import Call, Steps
-from shieldkit.errors import LedgerError, Overloaded
+from shieldkit.errors import BackendError
 from shieldkit.outcome import Action, Coverage, Stage, Status, Usage, Verdict
 from shieldkit.policy import Policy
 from shieldkit.policy.decision import failed
@@ -48,11 +48,15 @@ class Meter:
         count = partial(self.backend.count_tokens, sent, limit=self.policy.context.cap)
         try:
             tokens = yield Call(count, self.policy.budget.timeout, "model")
-            admission = self.budget.reserve(self.principal, tokens, self.policy.context.max_output_tokens)
+            reserve = partial(self.budget.reserve, self.principal, tokens, self.policy.context.max_output_tokens)
+            admission = yield Call(reserve, self.policy.budget.timeout)
         except TimeoutError:
-            verdict = failed(blank, _CLOSED, Status.TIMED_OUT, "timeout", "counting tokens took too long", "enforce")
-        except (LedgerError, Overloaded) as error:
-            reason = f"the ledger could not answer ({type(error).__name__})"
+            reason = "counting or reserving tokens took too long"
+            verdict = failed(blank, _CLOSED, Status.TIMED_OUT, "timeout", reason, "enforce")
+        except BackendError:
+            raise
+        except Exception as error:
+            reason = f"tokens could not be counted or reserved ({type(error).__name__})"
             verdict = failed(blank, _CLOSED, Status.FAILED, "ledger", reason, "enforce")
         else:
             self.reservation = admission.reservation
