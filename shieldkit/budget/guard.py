@@ -34,8 +34,11 @@ class Budget:
     def reserve(self, principal: Principal | None, input_tokens: int, max_output_tokens: int) -> Admission:
         """Hold `input_tokens` and the most that may be answered, in every account that a limit names, or in none.
 
-        Raises `LedgerError` when the ledger cannot answer; the caller refuses then.
+        Raises `LedgerError` when the ledger cannot answer, and `ValueError` for counts that are none (below 0, or not
+        whole); the caller refuses then.
         """
+        if not (_is_count(input_tokens) and _is_count(max_output_tokens)):
+            raise ValueError("token counts are whole numbers from 0")
         who = principal or _NOBODY
         refused = self._refused(who, input_tokens, max_output_tokens)
         if refused is not None:
@@ -59,8 +62,12 @@ class Budget:
         return Admission(outcome)
 
     def settle(self, reservation: Reservation, usage: Usage) -> None:
-        """Put real counts in place of what was held."""
-        self.ledger.settle(reservation, usage)
+        """Put real counts in place of what was held. A count that is none (below 0, not whole) leaves what was held."""
+        held = reservation.charges[0]
+        self.ledger.settle(reservation, Usage(
+            usage.input_tokens if _is_count(usage.input_tokens) else held.input_tokens,
+            usage.output_tokens if _is_count(usage.output_tokens) else held.output_tokens,
+        ))  # fmt: skip
 
     def release(self, reservation: Reservation) -> None:
         """Give back what was held."""
@@ -84,6 +91,11 @@ class Budget:
                     most, asked = getattr(limit, broken), _asked(broken, input_tokens, output_tokens)
                     return "request", f"{broken} of a request: at most {most}, {asked} asked for"
         return None
+
+
+def _is_count(tokens: object) -> bool:
+    """Counts come from backends: a negative one would be credit, and nothing is above a limit when it is not a number."""
+    return type(tokens) is int and tokens >= 0
 
 
 def _charge(limit: Limit, who: Principal, input_tokens: int, output_tokens: int) -> Charge:

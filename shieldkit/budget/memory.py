@@ -1,9 +1,12 @@
 """The ledger of this process: sliding windows in a cachetools cache, under one lock.
 
-A window is kept as slots of 1/60 of its length. Whatever was used in a slot counts until the whole slot has left the
-window, so in *no* interval of the window's length does the sum go over its limit; up to one slot's worth of room comes
-back a little late. An account lives in the cache until its window has passed since its last use. When the cache is full
-of live accounts a new one is refused: evicting a live one would forget what it has used.
+What a call holds counts for as long as it is held, however long the call takes. What it used counts from the moment it
+is settled, in slots of 1/60 of the window, until the whole slot has left the window. So in *no* interval of the window's
+length do the tokens go over the limit, whatever moment of its call one dates each of them to; room comes back up to one
+slot late, and never early.
+
+An account lives while something is held in it or counts in its window. When the ledger is full of live accounts a new
+one is refused: evicting a live one would forget what it has used.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import math
 import threading
 import time
 import uuid
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -22,134 +26,192 @@ from shieldkit.errors import LedgerError
 from shieldkit.outcome import Usage
 
 SLOTS = 60
+MAX_HELD = 1_000_000
+"""How many reservations may be open at once."""
+
+_MOST = 2**40  # above any limit, and small enough that no sum of them leaves 64 bits
+_NOTHING = Usage()
 
 _Key = tuple[str, float]
-_NOTHING = Usage()
 
 
 @dataclass(slots=True)
 class _Account:
-    """Tokens by slot number, and their sum."""
+    """Reservations that are open and what they hold; and tokens spent, in triples (slot, input, output), oldest first."""
 
     window_s: float
-    slots: dict[int, Usage] = field(default_factory=dict)
-    total: Usage = _NOTHING
+    holds: int = 0
+    held: Usage = _NOTHING
+    spent: Usage = _NOTHING
+    by_slot: array[int] = field(default_factory=lambda: array("q"))
 
-    def slot(self, now_s: float) -> int:
-        return int(now_s / self.window_s * SLOTS)
+    @property
+    def total(self) -> Usage:
+        return self.held + self.spent
+
+    def spend(self, usage: Usage, now_s: float) -> None:
+        if usage == _NOTHING:
+            return
+        slot, last = self._slot(now_s), len(self.by_slot) - 3
+        if last < 0 or self.by_slot[last] < slot:
+            self.by_slot.extend((slot, usage.input_tokens, usage.output_tokens))
+        else:
+            self.by_slot[last + 1] += usage.input_tokens
+            self.by_slot[last + 2] += usage.output_tokens
+        self.spent += usage
 
     def expire(self, now_s: float) -> None:
-        """Drop the slots that lie wholly outside the window."""
-        oldest = self.slot(now_s) - SLOTS
-        for slot in [s for s in self.slots if s < oldest]:
-            self.add(slot, self.slots[slot], sign=-1)
+        """Forget the slots that lie wholly outside the window."""
+        oldest, gone = self._slot(now_s) - SLOTS, 0
+        while gone < len(self.by_slot) and self.by_slot[gone] < oldest:
+            self.spent = _less(self.spent, Usage(self.by_slot[gone + 1], self.by_slot[gone + 2]))
+            gone += 3
+        del self.by_slot[:gone]
 
-    def add(self, slot: int, usage: Usage, sign: int = 1) -> None:
-        """Add to a slot, or take away. A slot that has left the window meanwhile has nothing to give back."""
-        if sign < 0 and slot not in self.slots:
-            return
-        self.slots[slot] = _plus(self.slots.get(slot, _NOTHING), usage, sign)
-        self.total = _plus(self.total, usage, sign)
-        if self.slots[slot] == _NOTHING:
-            del self.slots[slot]
+    def _slot(self, now_s: float) -> int:
+        return int(now_s / self.window_s * SLOTS)
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
-    """The slot in which each charge of a reservation stands."""
+class _Hold:
+    """What a reservation holds in each of its accounts, until it is settled, released, or lapses."""
 
-    slots: tuple[int, ...]
+    lapses_s: float
+    keys: tuple[_Key, ...]
+    tokens: Usage
 
 
 class MemoryLedger:
     """A `Ledger` for one process. `clock` gives seconds that never go back.
 
-    Raises `LedgerError` from `reserve` when `max_accounts` accounts are live and another is asked for.
+    A reservation that nobody settles or releases within `ttl_s` counts as settled in full at that moment; let it be more
+    than the longest call. Raises `LedgerError` from `reserve` when `max_accounts` accounts are live and another is asked
+    for, and when the ledger is closed.
     """
 
-    def __init__(self, max_accounts: int = 100_000, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, max_accounts: int = 100_000, clock: Callable[[], float] = time.monotonic, *, ttl_s: float = 86_400.0
+    ) -> None:
         self._clock = clock
-        self._lock = threading.Lock()
-        self._held: dict[str, _Held] = {}
+        self._ttl_s = ttl_s
         self._max_accounts = max_accounts
-        # No size of the cache's own: it would evict live accounts. `reserve` refuses new ones instead. An account lives
-        # for more slots than the window has, since the slot that is under way when the window ends still counts.
-        self._accounts: TLRUCache[_Key, _Account] = TLRUCache(
-            maxsize=math.inf, ttu=lambda _, account, now: now + account.window_s * (1 + 2 / SLOTS), timer=clock
-        )
+        self._lock = threading.Lock()
+        self._closed = False
+        self._holds: dict[str, _Hold] = {}  # in the order in which they lapse
+        # No size of the cache's own: it would evict live accounts. `reserve` refuses new ones instead.
+        self._accounts: TLRUCache[_Key, _Account] = TLRUCache(maxsize=math.inf, ttu=_dies_s, timer=clock)
 
     def reserve(self, charges: Sequence[Charge]) -> Reservation | Exceeded:
         """Hold all the charges, or none of them."""
+        tokens = _tokens(charges)
         with self._lock:
             now_s = self._clock()
-            accounts = [self._account(charge, now_s) for charge in charges]
-            for charge, account in zip(charges, accounts, strict=True):
+            self._lapse(now_s)
+            accounts: dict[_Key, _Account] = {}
+            for charge in charges:
+                # Two limits on one account in one window are one entry in it.
+                key = (charge.account, charge.window_s)
+                account = accounts.get(key) or self._account(key, now_s)
+                accounts[key] = account
                 if (limit := charge.room_for(account.total)) is not None:
                     return Exceeded(charge, limit, _left(charge, limit, account.total))
-            # Two limits on one account in one window are one entry in it.
-            keys = {(c.account, c.window_s): (c, a) for c, a in zip(charges, accounts, strict=True)}
-            slots = []
-            for key, (charge, account) in keys.items():
-                slot = account.slot(now_s)
-                account.add(slot, Usage(charge.input_tokens, charge.output_tokens))
+            self._check_room(accounts)
+            for key, account in accounts.items():
+                account.holds += 1
+                account.held += tokens
                 self._accounts[key] = account
-                slots.append(slot)
-            reservation = Reservation(uuid.uuid4().hex, tuple(charge for charge, _ in keys.values()))
-            self._held[reservation.id] = _Held(tuple(slots))
+            reservation = Reservation(uuid.uuid4().hex, tuple(charges))
+            self._holds[reservation.id] = _Hold(now_s + self._ttl_s, tuple(accounts), tokens)
             return reservation
 
     def settle(self, reservation: Reservation, usage: Usage) -> None:
         """Put real usage in place of what was held."""
-        self._finish(reservation, usage)
+        if usage.input_tokens < 0 or usage.output_tokens < 0:
+            raise ValueError("tokens used are whole numbers from 0")
+        with self._lock:
+            self._end(reservation.id, Usage(min(usage.input_tokens, _MOST), min(usage.output_tokens, _MOST)))
 
     def release(self, reservation: Reservation) -> None:
         """Give back what was held."""
-        self._finish(reservation, _NOTHING)
+        with self._lock:
+            self._end(reservation.id, _NOTHING)
 
     def close(self) -> None:
-        """Forget everything."""
+        """Forget everything, and refuse from now on: a ledger that forgot must not go on admitting."""
         with self._lock:
+            self._closed = True
             self._accounts.clear()
-            self._held.clear()
+            self._holds.clear()
 
     def used(self, account: str, window_s: float) -> Usage:
         """What an account has used or holds in its window now."""
         with self._lock:
-            found = self._accounts.get((account, window_s))
-            if found is None:
-                return _NOTHING
-            found.expire(self._clock())
-            return found.total
+            now_s = self._clock()
+            self._lapse(now_s)
+            return self._account((account, window_s), now_s).total
 
-    def _account(self, charge: Charge, now_s: float) -> _Account:
-        key = (charge.account, charge.window_s)
-        account = self._accounts.get(key)
-        if account is None:
-            self._accounts.expire()
-            if len(self._accounts) >= self._max_accounts:
-                raise LedgerError("the in-process ledger is full of live accounts (policy: budget.max_accounts)")
-            return _Account(charge.window_s)
+    def _account(self, key: _Key, now_s: float) -> _Account:
+        """The live account, without what has left its window; or a new one, which is not kept yet."""
+        account = self._accounts.get(key) or _Account(key[1])
         account.expire(now_s)
         return account
 
-    def _finish(self, reservation: Reservation, usage: Usage) -> None:
-        with self._lock:
-            held = self._held.pop(reservation.id, None)
-            if held is None:
+    def _check_room(self, wanted: dict[_Key, _Account]) -> None:
+        if self._closed:
+            raise LedgerError("the in-process ledger is closed")
+        if len(self._holds) >= MAX_HELD:
+            raise LedgerError("the in-process ledger is full of open reservations")
+        new = sum(key not in self._accounts for key in wanted)
+        if not new:
+            return
+        self._accounts.expire()
+        if len(self._accounts) + new > self._max_accounts:
+            raise LedgerError("the in-process ledger is full of live accounts (policy: budget.max_accounts)")
+
+    def _lapse(self, now_s: float) -> None:
+        """Count as spent what has been held for too long: whoever reserved it is not coming back."""
+        while self._holds:
+            first = next(iter(self._holds))
+            if self._holds[first].lapses_s > now_s:
                 return
-            now_s = self._clock()
-            for charge, slot in zip(reservation.charges, held.slots, strict=True):
-                key = (charge.account, charge.window_s)
-                account = self._accounts.get(key) or _Account(charge.window_s)
-                account.add(slot, Usage(charge.input_tokens, charge.output_tokens), sign=-1)
-                if usage != _NOTHING:
-                    # What was used counts from now on: that is when the answer was made.
-                    account.add(account.slot(now_s), usage)
-                    self._accounts[key] = account
+            self._end(first, self._holds[first].tokens)
+
+    def _end(self, reservation: str, usage: Usage) -> None:
+        """End a reservation, with what was used counting from now on. Nothing, when it has ended before."""
+        hold = self._holds.pop(reservation, None)
+        if hold is None:
+            return
+        now_s = self._clock()
+        for key in hold.keys:
+            account = self._accounts[key]  # it is there: an open reservation keeps it alive
+            account.holds -= 1
+            account.held = _less(account.held, hold.tokens)
+            account.expire(now_s)
+            account.spend(usage, now_s)
+            if account.holds or account.by_slot:
+                self._accounts[key] = account
+            else:
+                del self._accounts[key]
 
 
-def _plus(a: Usage, b: Usage, sign: int) -> Usage:
-    return Usage(a.input_tokens + sign * b.input_tokens, a.output_tokens + sign * b.output_tokens)
+def _dies_s(_: _Key, account: _Account, now_s: float) -> float:
+    """When an account that nobody touches any more may be forgotten.
+
+    It lives for more slots than the window has, since the slot that is under way when the window ends still counts.
+    """
+    return math.inf if account.holds else now_s + account.window_s * (1 + 2 / SLOTS)
+
+
+def _tokens(charges: Sequence[Charge]) -> Usage:
+    """What one call asks for: the same in every account."""
+    asked = {(charge.input_tokens, charge.output_tokens) for charge in charges}
+    if len(asked) != 1:
+        raise ValueError("the charges of one call are at least one, and all of them of the same tokens")
+    return Usage(*asked.pop())
+
+
+def _less(a: Usage, b: Usage) -> Usage:
+    return Usage(a.input_tokens - b.input_tokens, a.output_tokens - b.output_tokens)
 
 
 def _left(charge: Charge, limit: str, used: Usage) -> int:

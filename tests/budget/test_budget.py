@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +13,7 @@ from shieldkit.errors import ConfigurationError
 from shieldkit.outcome import Usage
 from shieldkit.policy.model import BudgetSettings, ContextSettings, Limit
 
-ids = st.none() | st.text(min_size=1, max_size=20)
+ids = st.none() | st.text(st.characters(exclude_categories=("Cc", "Zl", "Zp")), min_size=1, max_size=20)
 principals = st.builds(Principal, tenant=ids, user=ids, session=ids, task=ids)
 
 
@@ -83,6 +85,31 @@ def test_no_id_stands_in_a_message() -> None:
     assert "90 asked for" in message
 
 
+def test_no_id_stands_in_what_a_ledger_is_given() -> None:
+    made = budget(limit("user", 500), limit("session", 500), limit("tenant", 500))
+    held = made.reserve(Principal("very-private", "very-private", "very-private"), 80, 10).reservation
+    assert held is not None
+    assert "very-private" not in repr(held)
+
+
+def test_keys_are_the_same_in_every_process() -> None:
+    assert (
+        Principal("t", "u").account("user") == "e8b40f5c3558c09d07263be70ce4c46abd4a5010"
+    )  # pinned: stores outlive processes
+
+
+@pytest.mark.parametrize("count", [-1, 1.5, float("nan"), "9", None, True])
+def test_a_count_that_is_none_is_neither_admitted_nor_credited(count: Any) -> None:
+    made, who = budget(limit("user", 100)), Principal(user="u")
+    for tokens, output in ((count, 10), (10, count)):
+        with pytest.raises(ValueError, match="whole numbers"):
+            made.reserve(who, tokens, output)
+    held = made.reserve(who, 60, 30).reservation
+    assert held is not None
+    made.settle(held, Usage(count, count))
+    assert rules(made, who, 1) == ["user"]
+
+
 def test_settling_and_releasing_give_room_back() -> None:
     made, who = budget(limit("user", 100)), Principal(user="u")
     held = made.reserve(who, 80, 10).reservation
@@ -94,7 +121,7 @@ def test_settling_and_releasing_give_room_back() -> None:
     assert made.reserve(who, 65, 10).reservation is not None
 
 
-@pytest.mark.parametrize("bad", ["", "x" * 257, 7])
+@pytest.mark.parametrize("bad", ["", "x" * 257, 7, "a\nb", "a\x00", "\x85", "a\u2028b"])
 def test_an_id_that_is_none_is_refused(bad: object) -> None:
     with pytest.raises(ConfigurationError, match="user"):
         Principal(user=bad)  # type: ignore[arg-type]
