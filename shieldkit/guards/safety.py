@@ -7,6 +7,7 @@ probability on, and with which action; categories of one's own work zero-shot, t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from shieldkit.guards.base import Inspection, Report
 from shieldkit.outcome import Finding, Stage
 from shieldkit.policy.model import SafetySettings
 from shieldkit.safety import FAMILIES, Family, Judgement, Turn, build, judge
-from shieldkit.telemetry.events import logger
+from shieldkit.telemetry.events import emit
 
 OVERLAP_CHARS = 400
 CHARS_A_TOKEN = 3
@@ -44,7 +45,7 @@ class SafetyGuard:
         self._first = dict(backend.first_tokens([family.unsafe, family.safe]))
         self.template_differs = _template_differs(family, backend, self.categories)
         if self.template_differs:
-            logger().warning("guard_template_differs", family=family.id)
+            emit(logging.WARNING, "guard_template_differs", family=family.id)
 
     def reads(self, segment: Segment) -> bool:
         """What is said: untrusted text, tool calls and results. Names and ids are for the markers guard."""

@@ -1,24 +1,38 @@
 """Log events, through structlog, in the way that the application has set up.
 
 Where structlog is configured, events go through its processors. Where it is not, they go to the standard logger
-`shieldkit`, which says nothing below WARNING until someone asks: a library does not print.
+`shieldkit`, which says nothing below WARNING until someone asks: a library does not print. structlog is loaded only when
+an event goes somewhere.
 """
 
 from __future__ import annotations
 
 import logging
+import sys
+from functools import lru_cache
 from typing import Any
 
-import structlog
-
-_standard: Any = structlog.wrap_logger(
-    logging.getLogger("shieldkit"),
-    processors=[structlog.stdlib.filter_by_level, structlog.stdlib.render_to_log_kwargs],
-    wrapper_class=structlog.stdlib.BoundLogger,
-    cache_logger_on_first_use=True,
-)
+_standard = logging.getLogger("shieldkit")
+# By name, not `log(level, …)`: structlog's generic loggers have the methods, and read a level as the event.
+_METHODS = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warning"}
 
 
-def logger() -> Any:
-    """A structlog logger. Events hold names, numbers and ids of traces, and never text of a user or a model."""
-    return structlog.get_logger("shieldkit") if structlog.is_configured() else _standard
+def emit(level: int, event: str, **fields: Any) -> None:
+    """One event, at DEBUG, INFO or WARNING. `fields` are names, numbers and ids of traces, never text of user or model."""
+    structlog = sys.modules.get("structlog")
+    if structlog is not None and structlog.is_configured():
+        getattr(structlog.get_logger("shieldkit"), _METHODS[level])(event, **fields)
+    elif _standard.isEnabledFor(level):
+        getattr(_through_structlog(), _METHODS[level])(event, **fields)
+
+
+@lru_cache(maxsize=1)
+def _through_structlog() -> Any:
+    import structlog
+
+    return structlog.wrap_logger(
+        _standard,
+        processors=[structlog.stdlib.filter_by_level, structlog.stdlib.render_to_log_kwargs],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-VERSION: Final = "2026-11"
+VERSION: Final = "2026-11.1"
 
 SPAN_REQUEST: Final = "shieldkit {operation}"
 SPAN_GUARD: Final = "apply_guardrail {guard}"
@@ -32,6 +32,7 @@ GUARDRAIL_RULE: Final = "gen_ai.guardrail.policy.rule.id"
 GUARDRAIL_SOURCE: Final = "gen_ai.guardrail.source"
 GUARDRAIL_RESULT_TYPE: Final = "gen_ai.guardrail.result.type"
 GUARDRAIL_RESULT_VALUE: Final = "gen_ai.guardrail.result.value"
+GUARDRAIL_CATEGORY: Final = "gen_ai.guardrail.risk.category"
 GUARDRAIL_SCORE: Final = "gen_ai.guardrail.risk.score"
 
 NAMES_VERSION: Final = "shieldkit.names.version"
@@ -51,3 +52,14 @@ METRIC_REFUSALS: Final = "shieldkit.refusals"
 METRIC_GUARD_DURATION: Final = "gen_ai.client.apply_guardrail.duration"
 METRIC_TOKENS: Final = "gen_ai.client.token.usage"
 METRIC_MODEL_DURATION: Final = "gen_ai.client.operation.duration"
+
+OPERATION_GUARD: Final = "apply_guardrail"
+OPERATION_CHAT: Final = "chat"
+PROVIDER_SHIELDKIT: Final = "shieldkit"
+OTHER: Final = "_OTHER"
+
+# Boundaries of histograms, in seconds and in tokens. The conventions' own; below their 10 ms more of the same, since most
+# guards take less. Without them an SDK takes its default, whose first bucket ends at five seconds.
+BUCKETS_S: Final = tuple(0.01 * 2**n for n in range(14))
+BUCKETS_GUARD_S: Final = (*(0.01 / 2**n for n in range(10, 0, -1)), *BUCKETS_S)
+BUCKETS_TOKENS: Final = tuple(4**n for n in range(14))

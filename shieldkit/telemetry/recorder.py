@@ -6,11 +6,14 @@
     └── apply_guardrail leak
 
 Only the OpenTelemetry API is needed; without an SDK all of it costs a few microseconds. What is recorded are names of
-guards, rules, stages and actions, numbers, and types of errors. There is no way to hand text to this module.
+guards, rules, stages and actions, numbers, and types of errors. There is no way to hand text to this module: a rule id that
+looks like text (a careless guard may have made it of one) is recorded as `_OTHER`.
 """
 
 from __future__ import annotations
 
+import logging
+import re
 import secrets
 import time
 
@@ -22,9 +25,11 @@ from opentelemetry.util.types import AttributeValue
 from shieldkit.outcome import Action, Finding, Usage, Verdict
 from shieldkit.outcome import Status as GuardStatus
 from shieldkit.telemetry import names
-from shieldkit.telemetry.events import logger
+from shieldkit.telemetry.events import emit
 
 MAX_EVENTS = 32
+MAX_RULES = 512
+_ID = re.compile(r"[\w.:/-]{1,80}")
 _FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "function_call", "content_filter"})
 
 
@@ -50,16 +55,32 @@ class Telemetry:
         self._verdicts = meter.create_counter(names.METRIC_VERDICTS, description="Verdicts by guard, rule and action")
         self._refusals = meter.create_counter(names.METRIC_REFUSALS, description="Refusals by rule")
         self._guard_s = meter.create_histogram(
-            names.METRIC_GUARD_DURATION, unit="s", description="How long a guard took"
-        )
-        self._tokens = meter.create_histogram(names.METRIC_TOKENS, unit="{token}", description="Tokens of a call")
+            names.METRIC_GUARD_DURATION, unit="s", description="How long a guard took",
+            explicit_bucket_boundaries_advisory=names.BUCKETS_GUARD_S,
+        )  # fmt: skip
+        self._tokens = meter.create_histogram(
+            names.METRIC_TOKENS, unit="{token}", description="Tokens of a call",
+            explicit_bucket_boundaries_advisory=names.BUCKETS_TOKENS,
+        )  # fmt: skip
         self._model_s = meter.create_histogram(
-            names.METRIC_MODEL_DURATION, unit="s", description="How long the model took"
-        )
+            names.METRIC_MODEL_DURATION, unit="s", description="How long the model took",
+            explicit_bucket_boundaries_advisory=names.BUCKETS_S,
+        )  # fmt: skip
+        self._rules: set[str] = set()
 
     def request(self, operation: str) -> RequestTrace:
         """Begin a request: `invoke`, `stream` or `screen`."""
         return RequestTrace(self, self._tracer, operation)
+
+    def _rule(self, guard: str, rule: str) -> str:
+        """`guard.rule` as it may be recorded: ids alone, and no more of them than metrics can take."""
+        if not rule or rule in self._rules:
+            return rule
+        own = rule.removeprefix(f"{guard}.")
+        if own == rule or len(self._rules) >= MAX_RULES or not _ID.fullmatch(own):
+            return f"{guard}.{names.OTHER}"
+        self._rules.add(rule)
+        return rule
 
 
 class RequestTrace:
@@ -80,36 +101,42 @@ class RequestTrace:
 
     def guard(self, verdict: Verdict, start_ns: int, end_ns: int) -> None:
         """Record a verdict, after the fact, as a span of its own with an event for each finding."""
-        labels: dict[str, AttributeValue] = {
-            names.GUARD: verdict.guard, names.STAGE: verdict.stage.value, names.STATUS: verdict.status.value,
-            names.ACTION: verdict.action.value, names.RULE: verdict.rule,
+        rule, source = self._telemetry._rule(verdict.guard, verdict.rule), verdict.stage.value
+        self._telemetry._verdicts.add(1, {
+            names.GUARD: verdict.guard, names.STAGE: source, names.STATUS: verdict.status.value,
+            names.ACTION: verdict.action.value, names.RULE: rule,
+        })  # fmt: skip
+        duration: dict[str, AttributeValue] = {
+            names.OPERATION: names.OPERATION_GUARD, names.PROVIDER: names.PROVIDER_SHIELDKIT,
+            names.GUARDRAIL_COMPONENT: verdict.guard, names.GUARDRAIL_SOURCE: source,
         }  # fmt: skip
-        self._telemetry._verdicts.add(1, labels)
-        self._telemetry._guard_s.record(
-            (end_ns - start_ns) / 1e9, {names.GUARD: verdict.guard, names.STAGE: verdict.stage.value}
-        )
+        if verdict.status is not GuardStatus.RAN:
+            duration[names.ERROR_TYPE] = verdict.status.value
+        self._telemetry._guard_s.record(max(0, end_ns - start_ns) / 1e9, duration)
         if self._span.is_recording():
-            self._guard_span(verdict, start_ns, end_ns)
+            self._guard_span(verdict, rule, start_ns, max(start_ns, end_ns))
         quiet = verdict.action is Action.ALLOW and verdict.status is GuardStatus.RAN
-        log = logger()
-        (log.debug if quiet else log.info)(
-            "verdict", trace_id=self.trace_id, guard=verdict.guard, stage=verdict.stage.value,
-            status=verdict.status.value, action=verdict.action.value, would=verdict.would.value, rule=verdict.rule,
+        emit(
+            logging.DEBUG if quiet else logging.INFO,
+            "verdict", trace_id=self.trace_id, guard=verdict.guard, stage=source,
+            status=verdict.status.value, action=verdict.action.value, would=verdict.would.value, rule=rule,
             findings=len(verdict.findings), coverage=round(verdict.coverage.ratio, 6),
         )  # fmt: skip
 
-    def _guard_span(self, verdict: Verdict, start_ns: int, end_ns: int) -> None:
+    def _guard_span(self, verdict: Verdict, rule: str, start_ns: int, end_ns: int) -> None:
         span = self._tracer.start_span(
             names.SPAN_GUARD.format(guard=verdict.guard),
             context=self._context,
             start_time=start_ns,
             attributes={
                 **self._telemetry._policy,
-                names.OPERATION: "apply_guardrail",
+                names.OPERATION: names.OPERATION_GUARD,
+                names.PROVIDER: names.PROVIDER_SHIELDKIT,
                 names.GUARDRAIL_COMPONENT: verdict.guard,
+                names.GUARDRAIL_SOURCE: verdict.stage.value,
                 names.GUARDRAIL_RESULT_TYPE: "verdict",
                 names.GUARDRAIL_RESULT_VALUE: verdict.action.value,
-                names.GUARDRAIL_RULE: verdict.rule,
+                names.GUARDRAIL_RULE: rule,
                 names.GUARDRAIL_SCORE: verdict.score,
                 names.STAGE: verdict.stage.value,
                 names.STATUS: verdict.status.value,
@@ -119,27 +146,47 @@ class RequestTrace:
             },
         )
         for finding in verdict.findings[:MAX_EVENTS]:
-            span.add_event(names.EVENT_RESULT, _event(finding, verdict), timestamp=end_ns)
+            span.add_event(names.EVENT_RESULT, self._event(finding, verdict), timestamp=end_ns)
         if verdict.status is not GuardStatus.RAN:
             span.set_attribute(names.ERROR_TYPE, verdict.status.value)
             span.set_status(Status(StatusCode.ERROR))
         span.end(end_time=end_ns)
 
+    def _event(self, finding: Finding, verdict: Verdict) -> dict[str, AttributeValue]:
+        rule = self._telemetry._rule(verdict.guard, f"{verdict.guard}.{finding.rule}")
+        return {
+            **{
+                name: self._telemetry._policy[name] for name in (names.GUARDRAIL_POLICY, names.GUARDRAIL_POLICY_VERSION)
+            },
+            names.PROVIDER: names.PROVIDER_SHIELDKIT,
+            names.GUARDRAIL_COMPONENT: verdict.guard,
+            names.GUARDRAIL_RULE: rule,
+            names.GUARDRAIL_RESULT_TYPE: "verdict",
+            names.GUARDRAIL_RESULT_VALUE: verdict.action.value,
+            names.GUARDRAIL_CATEGORY: rule.removeprefix(f"{verdict.guard}."),
+            names.GUARDRAIL_SCORE: finding.score,
+            names.GUARDRAIL_SOURCE: verdict.stage.value,
+        }
+
     def model(self, backend: str, model: str) -> ModelSpan:
         """Begin the model's turn."""
+        labels: dict[str, AttributeValue] = {
+            names.OPERATION: names.OPERATION_CHAT, names.PROVIDER: backend, names.REQUEST_MODEL: model
+        }  # fmt: skip
         span = self._tracer.start_span(
             names.SPAN_CHAT.format(model=model),
             context=self._context,
             kind=SpanKind.CLIENT,
-            attributes={names.OPERATION: "chat", names.PROVIDER: backend, names.REQUEST_MODEL: model},
+            attributes=labels,
         )
-        return ModelSpan(self._telemetry, span, self._context, {names.PROVIDER: backend, names.REQUEST_MODEL: model})
+        return ModelSpan(self._telemetry, span, self._context, labels)
 
     def finish(self, *, refused: bool, rule: str, usage: Usage, action: str) -> None:
         """Close the request with its outcome. A second time does nothing."""
         if self._done:
             return
         self._done = True
+        rule = rule if not rule or rule in self._telemetry._rules else names.OTHER  # `guard` has seen it before
         if refused:
             self._telemetry._refusals.add(1, {names.RULE: rule, names.OPERATION: self._operation})
         if self._span.is_recording():
@@ -148,9 +195,9 @@ class RequestTrace:
                 names.USAGE_INPUT: usage.input_tokens, names.USAGE_OUTPUT: usage.output_tokens,
             })  # fmt: skip
         self._span.end()
-        logger().info(
-            "request", trace_id=self.trace_id, operation=self._operation, refused=refused, rule=rule, action=action,
-            input_tokens=usage.input_tokens, output_tokens=usage.output_tokens,
+        emit(
+            logging.INFO, "request", trace_id=self.trace_id, operation=self._operation, refused=refused, rule=rule,
+            action=action, input_tokens=usage.input_tokens, output_tokens=usage.output_tokens,
         )  # fmt: skip
 
     def error(self, error: BaseException) -> None:
@@ -159,7 +206,7 @@ class RequestTrace:
             return
         self._done = True
         _fail(self._span, error)
-        logger().info("request", trace_id=self.trace_id, operation=self._operation, error=type(error).__name__)
+        emit(logging.INFO, "request", trace_id=self.trace_id, operation=self._operation, error=type(error).__name__)
 
 
 class ModelSpan:
@@ -196,13 +243,3 @@ def _fail(span: Span, error: BaseException) -> None:
     span.set_attribute(names.ERROR_TYPE, type(error).__name__)
     span.set_status(Status(StatusCode.ERROR))
     span.end()
-
-
-def _event(finding: Finding, verdict: Verdict) -> dict[str, AttributeValue]:
-    return {
-        names.GUARDRAIL_COMPONENT: finding.guard,
-        names.GUARDRAIL_RULE: f"{finding.guard}.{finding.rule}",
-        names.GUARDRAIL_RESULT_TYPE: "finding",
-        names.GUARDRAIL_SCORE: finding.score,
-        names.GUARDRAIL_SOURCE: verdict.stage.value,
-    }

@@ -44,13 +44,15 @@ def _line(span: ReadableSpan) -> str:
     tokens = ""
     if names.USAGE_OUTPUT in attributes:
         tokens = f"{attributes[names.USAGE_INPUT]!s} → {attributes[names.USAGE_OUTPUT]!s} tokens"
+    error = str(attributes.get(names.ERROR_TYPE) or "")
     colour = _COLOURS.get(action, "default")
     parts = [
         f"[bold]{escape(span.name)}[/]",
         f"{took_ms:.1f} ms",
-        stage,
-        f"[{colour}]{action}[/]" if action else "",
-        rule,
+        escape(stage),
+        f"[{colour}]{escape(action)}[/]" if action else "",
+        escape(rule),
         tokens,
+        f"[red]{escape(error)}[/]" if error else "",
     ]
     return "  ".join(part for part in parts if part)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +22,10 @@ from opentelemetry.trace import StatusCode
 from rich.console import Console
 
 from shieldkit import BackendError, Policy, Principal, Shield, guard
+from shieldkit.outcome import Action, Coverage, Finding, Stage, Status, Usage, Verdict
 from shieldkit.telemetry import Telemetry, names, tree
+from shieldkit.telemetry.events import emit
+from shieldkit.telemetry.recorder import MAX_EVENTS, MAX_RULES
 from tests.scripted import Scripted
 
 SECRET = "zanzibar-pelican"
@@ -133,6 +140,16 @@ def test_errors_are_recorded_by_type(recorded: Recorded) -> None:
     assert SECRET not in recorded.everything()
 
 
+@guard("parrot", stages=("input",))
+def parrot(inspection: Any) -> Any:
+    """A careless guard: it makes ids of text."""
+    for index, segment in inspection.texts():
+        yield replace(
+            inspection.finding(f"said {segment.text}", 1.0, index, 0, 1, f"said {segment.text}"),
+            path=segment.text, guard=segment.text,
+        )  # fmt: skip
+
+
 @guard("nosy")
 def nosy(inspection: Any) -> Any:
     if any(SECRET in segment.text for _, segment in inspection.texts()):
@@ -154,7 +171,7 @@ def nosy(inspection: Any) -> Any:
         ("hi", {"role": SECRET, "content": SECRET}),
     ],
 )
-@pytest.mark.parametrize("guards", [[], [nosy]])
+@pytest.mark.parametrize("guards", [[], [nosy], [parrot]])
 def test_no_text_and_no_id_is_ever_exported(
     recorded: Recorded, log_events: list[Any], messages: Any, answer: Any, guards: Any
 ) -> None:
@@ -201,3 +218,142 @@ def test_the_tree_shows_guards_decisions_and_rules(recorded: Recorded) -> None:
     assert "apply_guardrail markers" in text
     assert "block" in text
     assert "markers." in text
+
+
+# -- the recorder by itself ----------------------------------------------------------------------------------------
+
+
+def recorder(recorded: Recorded) -> Telemetry:
+    return Telemetry(policy="p", policy_version="1", mode="enforce", tracer_provider=recorded.tracer_provider,
+                     meter_provider=recorded.meter_provider)  # fmt: skip
+
+
+def verdict(rule: str = "r", *, guard: str = "g", findings: int = 1, status: Status = Status.RAN) -> Verdict:
+    found = tuple(Finding(guard, rule, 0.9, 0, 0, 1, "m") for _ in range(findings))
+    return Verdict(
+        guard, Stage.INPUT, status, Action.BLOCK, Action.BLOCK, Coverage(1, 1), 0.9, f"{guard}.{rule}", "", found
+    )
+
+
+def test_names_of_an_application_stay_and_text_in_their_place_does_not(recorded: Recorded) -> None:
+    trace_ = recorder(recorded).request("invoke")
+    for rule in ("S1", "json.depth", "überschrift", "a-b_c/d:e"):
+        trace_.guard(verdict(rule, guard="my guard"), 0, 1)
+    for rule in ("two words", "x" * 81, "a\nb", "<|im_start|>", ""):
+        trace_.guard(verdict(rule, guard="my guard"), 0, 1)
+    trace_.finish(refused=True, rule="my guard.two words", usage=Usage(), action="block")
+    seen = {p.attributes[names.RULE] for p in recorded.points(names.METRIC_VERDICTS)}
+    kept = {"my guard.S1", "my guard.json.depth", "my guard.überschrift", "my guard.a-b_c/d:e"}
+    assert seen == kept | {f"my guard.{names.OTHER}"}
+    assert recorded.by_name()["shieldkit invoke"].attributes[names.RULE] == names.OTHER
+
+
+def test_rules_made_without_end_do_not_flood_the_metrics(recorded: Recorded) -> None:
+    trace_ = recorder(recorded).request("screen")
+    for n in range(MAX_RULES + 100):
+        trace_.guard(verdict(f"r{n}", findings=0), 0, 1)
+    assert len({p.attributes[names.RULE] for p in recorded.points(names.METRIC_VERDICTS)}) == MAX_RULES + 1
+
+
+def test_a_flood_of_findings_is_cut_and_still_counted(recorded: Recorded) -> None:
+    recorder(recorded).request("invoke").guard(verdict(findings=1000), 0, 1)
+    span = recorded.by_name()["apply_guardrail g"]
+    assert len(span.events) == MAX_EVENTS
+    assert span.attributes[names.FINDINGS] == 1000
+    assert set(span.events[0].attributes) == {
+        names.PROVIDER, names.GUARDRAIL_COMPONENT, names.GUARDRAIL_POLICY, names.GUARDRAIL_POLICY_VERSION,
+        names.GUARDRAIL_RULE, names.GUARDRAIL_RESULT_TYPE, names.GUARDRAIL_RESULT_VALUE, names.GUARDRAIL_CATEGORY,
+        names.GUARDRAIL_SCORE, names.GUARDRAIL_SOURCE,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("status", [Status.FAILED, Status.TIMED_OUT])
+def test_a_guard_that_did_not_do_its_work_is_an_error_and_a_clock_set_back_is_none(
+    recorded: Recorded, status: Status
+) -> None:
+    recorder(recorded).request("invoke").guard(verdict(status=status), 1_000_000_000, 0)
+    span = recorded.by_name()["apply_guardrail g"]
+    assert span.status.status_code is StatusCode.ERROR
+    assert span.attributes[names.ERROR_TYPE] == status.value
+    assert span.end_time >= span.start_time
+    (point,) = recorded.points(names.METRIC_GUARD_DURATION)
+    assert (point.count, point.sum) == (1, 0)
+    assert point.attributes[names.ERROR_TYPE] == status.value
+
+
+def test_a_request_closes_once(recorded: Recorded) -> None:
+    trace_ = recorder(recorded).request("invoke")
+    trace_.guard(verdict(), 0, 1)
+    for _ in range(2):
+        trace_.finish(refused=True, rule="g.r", usage=Usage(), action="block")
+        trace_.error(RuntimeError())
+    (root,) = (s for s in recorded.spans.get_finished_spans() if s.name == "shieldkit invoke")
+    assert root.status.status_code is StatusCode.UNSET
+    assert sum(p.value for p in recorded.points(names.METRIC_REFUSALS)) == 1
+
+
+def test_histograms_tell_a_fast_guard_from_a_slow_one_and_carry_what_the_conventions_require(
+    recorded: Recorded,
+) -> None:
+    with recorded.shield("fine") as shield:
+        shield.invoke("hello")
+    for metric, buckets, operation in (
+        (names.METRIC_GUARD_DURATION, names.BUCKETS_GUARD_S, "apply_guardrail"),
+        (names.METRIC_MODEL_DURATION, names.BUCKETS_S, "chat"),
+        (names.METRIC_TOKENS, names.BUCKETS_TOKENS, "chat"),
+    ):
+        for point in recorded.points(metric):
+            assert tuple(point.explicit_bounds) == tuple(buckets)
+            assert point.attributes[names.OPERATION] == operation
+            assert names.PROVIDER in point.attributes
+    assert names.BUCKETS_GUARD_S[0] < 1e-5
+    assert list(names.BUCKETS_GUARD_S) == sorted(set(names.BUCKETS_GUARD_S))
+
+
+@pytest.mark.parametrize(
+    "wrapper",
+    [
+        None,
+        structlog.BoundLogger,
+        structlog.stdlib.BoundLogger,
+        structlog.make_filtering_bound_logger(logging.DEBUG),
+    ],
+)
+def test_every_kind_of_structlog_logger_gets_the_event(wrapper: Any) -> None:
+    lines: list[str] = []
+
+    class Lines:
+        def msg(self, line: str) -> None:
+            lines.append(line)
+
+        debug = info = warning = log = msg
+
+    structlog.configure(processors=[structlog.processors.JSONRenderer()], wrapper_class=wrapper,
+                        logger_factory=lambda *_: Lines())  # fmt: skip
+    try:
+        for level in (logging.DEBUG, logging.INFO, logging.WARNING):
+            emit(level, "verdict", trace_id="t")
+    finally:
+        structlog.reset_defaults()
+    assert [json.loads(line) for line in lines] == [{"trace_id": "t", "event": "verdict"}] * 3
+
+
+def test_what_looks_like_markup_is_shown_as_it_is_and_errors_are_shown(recorded: Recorded) -> None:
+    trace_ = recorder(recorded).request("invoke")
+    trace_.guard(verdict(guard="[red]x[/nope]", status=Status.FAILED), 0, 1)
+    trace_.finish(refused=True, rule="", usage=Usage(), action="block")
+    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console.print(tree.render(recorded.spans.get_finished_spans()))
+    text = console.export_text()
+    assert "apply_guardrail [red]x[/nope]" in text
+    assert "failed" in text
+
+
+def test_the_page_names_every_metric_and_all_that_it_names_exists() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "telemetry.md").read_text(encoding="utf-8")
+    table = page[page.index("| where |") :]
+    known = {value for value in vars(names).values() if isinstance(value, str)}
+    for metric in (value for name, value in vars(names).items() if name.startswith("METRIC_")):
+        assert f"`{metric}`" in table
+    for name in re.findall(r"`((?:gen_ai|shieldkit)\.[a-z_.]+[a-z])`", table):
+        assert name in known or name == "shieldkit.telemetry.names", name
