@@ -55,7 +55,7 @@ class Shield:
     backend: Backend | None
     _chains: dict[str | None, Chain] = field(default_factory=dict, repr=False)
     _lanes: dict[str, Workers] = field(default_factory=dict, repr=False)
-    _ledger: Ledger | None = field(default=None, repr=False)
+    _own_ledger: Ledger | None = field(default=None, repr=False)
     _owned: list[Any] = field(default_factory=list, repr=False)
 
     def __init__(
@@ -73,7 +73,9 @@ class Shield:
         self.policy = policy if isinstance(policy, Policy) else Policy.load(policy)
         self.backend = backend
         self._owned = []
-        self._ledger = ledger or MemoryLedger(max_accounts=self.policy.budget.max_accounts)
+        self._own_ledger = None
+        if ledger is None:
+            ledger = self._own_ledger = MemoryLedger(max_accounts=self.policy.budget.max_accounts)
         self._lanes = {"guard": Workers("guard", max_threads=32), "model": Workers("model", max_threads=32)}
         if backend is not None:
             _open(backend, self.policy)
@@ -89,7 +91,7 @@ class Shield:
                 policy=own.name, policy_version=own.version, mode=own.mode,
                 tracer_provider=tracer_provider, meter_provider=meter_provider,
             )  # fmt: skip
-            self._chains[tenant] = Chain(own, links, Budget(own.budget, context, self._ledger), telemetry)
+            self._chains[tenant] = Chain(own, links, Budget(own.budget, context, ledger), telemetry)
         self._owned = list(built.values())
         if self_test:
             for made in self._owned:
@@ -140,13 +142,13 @@ class Shield:
     # -- life -------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Close guards, ledger and worker threads. The backend is the caller's, and stays open."""
+        """Close what the shield made: guards, ledger and worker threads. Backend and ledger of the caller's stay open."""
         for made in self._owned:
             getattr(made, "close", lambda: None)()
         for lane in self._lanes.values():
             lane.close()
-        if self._ledger is not None:
-            self._ledger.close()
+        if self._own_ledger is not None:
+            self._own_ledger.close()
 
     def __enter__(self) -> Shield:
         return self

@@ -30,6 +30,7 @@ from shieldkit import (
     Status,
     guard,
 )
+from shieldkit.backends.base import Completion
 from shieldkit.budget import MemoryLedger
 from shieldkit.errors import BackendTimeout, LedgerError
 from shieldkit.guards.base import FunctionGuard
@@ -310,6 +311,14 @@ def test_a_failing_answer_is_asked_for_again_within_the_budget() -> None:
     assert again
 
 
+def test_a_ledger_of_the_callers_outlives_the_shield() -> None:
+    ledger = MemoryLedger()
+    for _ in range(2):
+        with Shield(policy(budget=LIMITS), Scripted("fine"), ledger=ledger) as shield:
+            reply = shield.invoke("hello", principal=Principal(user="u"))
+    assert not reply.refused
+
+
 def test_reasks_end() -> None:
     backend = Scripted("no json")
     with Shield(policy("guards: {schema: {reasks: 2}}"), backend) as shield:
@@ -333,7 +342,11 @@ LIMITS = "{limits: [{scope: user, window: 1h, total_tokens: 1100}]}"
 
 
 @MODES
-@pytest.mark.parametrize("fault", [RuntimeError(SECRET), BackendError("down"), lambda r: 42])
+@pytest.mark.parametrize("fault", [
+    RuntimeError(SECRET), BackendError("down"), lambda r: 42,
+    lambda r: Completion({"role": "assistant", "content": "x"}, -5, 1),
+    lambda r: Completion({"role": "assistant", "content": "x"}, 1, None),
+])  # fmt: skip
 async def test_a_failing_backend_is_a_typed_error_and_its_reservation_is_released(fault: Any, mode: str) -> None:
     with Shield(policy(budget=LIMITS), Scripted(fault)) as shield:
         for _ in range(5):
