@@ -23,6 +23,7 @@ from shieldkit.backends.base import Backend
 from shieldkit.errors import ConfigurationError, GuardError, GuardTimeout
 from shieldkit.outcome import Stage
 from shieldkit.rails.pack import Pack
+from shieldkit.rails.stepping import begin_turn, step_incrementally
 
 _TOPIC_FLOWS = frozenset({"topic guard", "topic guard output"})
 _ON_TOPIC: contextvars.ContextVar[bool] = contextvars.ContextVar("shieldkit_on_topic", default=False)
@@ -119,10 +120,12 @@ class RailsEngine:
         config = pack.rails_config(EMBEDDING_ENGINE, embedding_model)
         rails = LLMRails(config, llm=BackendModel(backend) if backend is not None else None)
         rails.register_action(_topic_guard, "topic_guard")
+        step_incrementally(rails.runtime)
         return rails
 
     async def _turn(self, text: str, stage: Stage, on_topic: bool) -> Any:
         _ON_TOPIC.set(on_topic)
+        begin_turn()
         messages = [{"role": "user", "content": text}]
         if stage is Stage.OUTPUT:
             messages = [{"role": "user", "content": ""}, {"role": "assistant", "content": text}]

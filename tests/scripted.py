@@ -56,4 +56,5 @@ def hang(request: CompletionRequest) -> str:
     """Answers only when it is told to stop."""
     while not request.expired():
         time.sleep(0.005)
+    time.sleep(0.3)
     return "too late"
