@@ -1,0 +1,207 @@
+"""Fine-tunes the first layers of MiniLM for the second stage, and exports them to ONNX.
+
+    python -m training.encoder SET.jsonl OUT --fold K     trained without the sources of fold K (0: on everything)
+
+The encoder is all-MiniLM-L6-v2 (Apache-2.0; Wang et al. 2020, "MiniLM"), cut to its first layers, embeddings frozen. On
+top, for each head (direct, data), attention pooling beside mean pooling, and one linear layer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+LAYERS, WIDTH, HEADS, INNER, VOCABULARY, MOST = 3, 384, 12, 1536, 30522, 160
+
+
+class Layer(nn.Module):
+    """A BERT layer (post-norm)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value, self.out = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+        self.norm1, self.norm2 = nn.LayerNorm(WIDTH, eps=1e-12), nn.LayerNorm(WIDTH, eps=1e-12)
+        self.up, self.down = nn.Linear(WIDTH, INNER), nn.Linear(INNER, WIDTH)
+        self.drop = nn.Dropout(0.1)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        b, t, _ = x.shape
+        q, k, v = (f(x).view(b, t, HEADS, -1).transpose(1, 2) for f in (self.query, self.key, self.value))
+        a = torch.matmul(q, k.transpose(-1, -2)) / (WIDTH // HEADS) ** 0.5 + mask[:, None, None, :]
+        a = torch.matmul(torch.softmax(a, -1), v).transpose(1, 2).reshape(b, t, WIDTH)
+        x = self.norm1(x + self.drop(self.out(a)))
+        return self.norm2(x + self.drop(self.down(nn.functional.gelu(self.up(x)))))
+
+
+class Detector(nn.Module):
+    """Token ids (batch, tokens) to two logits (batch, 2): direct, data."""
+
+    def __init__(self, layers: int = LAYERS) -> None:
+        super().__init__()
+        self.words, self.places = nn.Embedding(VOCABULARY, WIDTH), nn.Embedding(512, WIDTH)
+        self.kind = nn.Parameter(torch.zeros(WIDTH))
+        self.norm = nn.LayerNorm(WIDTH, eps=1e-12)
+        self.layers = nn.ModuleList(Layer() for _ in range(layers))
+        self.look = nn.Linear(WIDTH, 2)
+        self.drop = nn.Dropout(0.1)
+        self.head = nn.Parameter(torch.randn(2, 2 * WIDTH) * 0.02)
+        self.bias = nn.Parameter(torch.zeros(2))
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        alive = (ids != 0).float()
+        mask = (1.0 - alive) * -1e4
+        x = self.norm(self.words(ids) + self.places.weight[None, : ids.shape[1]] + self.kind)
+        for layer in self.layers:
+            x = layer(x, mask)
+        mean = (x * alive[..., None]).sum(1) / alive.sum(1, keepdim=True)
+        look = torch.softmax(self.look(x) + mask[..., None], 1)
+        seen = torch.einsum("btd,bth->bhd", x, look)
+        both = torch.cat([seen, mean[:, None].expand(-1, 2, -1)], -1)
+        return (self.drop(both) * self.head).sum(-1) + self.bias
+
+
+def pretrained(path: Path, layers: int = LAYERS) -> Detector:
+    """The detector with MiniLM's weights in its encoder."""
+    w = load_file(path)
+    m = Detector(layers)
+    e = "embeddings."
+    state = {
+        "words.weight": w[e + "word_embeddings.weight"], "places.weight": w[e + "position_embeddings.weight"],
+        "kind": w[e + "token_type_embeddings.weight"][0], "norm.weight": w[e + "LayerNorm.weight"], "norm.bias": w[e + "LayerNorm.bias"],
+    }  # fmt: skip
+    names = {"query": "attention.self.query", "key": "attention.self.key", "value": "attention.self.value",
+             "out": "attention.output.dense", "norm1": "attention.output.LayerNorm", "up": "intermediate.dense",
+             "down": "output.dense", "norm2": "output.LayerNorm"}  # fmt: skip
+    for i in range(layers):
+        for ours, theirs in names.items():
+            for part in ("weight", "bias"):
+                state[f"layers.{i}.{ours}.{part}"] = w[f"encoder.layer.{i}.{theirs}.{part}"]
+    missing, unexpected = m.load_state_dict(state, strict=False)
+    assert not unexpected and {n.split(".")[0] for n in missing} <= {"look", "head", "bias"}, (missing, unexpected)
+    return m
+
+
+def wordpiece(vocabulary: Path):
+    """BERT's uncased WordPiece over the vocabulary file."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    words = {w: i for i, w in enumerate(vocabulary.read_text(encoding="utf-8").splitlines())}
+    t = Tokenizer(models.WordPiece(vocab=words, unk_token="[UNK]", max_input_chars_per_word=100))
+    t.normalizer = normalizers.BertNormalizer(lowercase=True)
+    t.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    t.post_processor = processors.BertProcessing(("[SEP]", words["[SEP]"]), ("[CLS]", words["[CLS]"]))
+    return t
+
+
+def encode(tokenizer, texts: list[str]) -> list[list[int]]:
+    """Ids, at most MOST of them, the last one [SEP]."""
+    ids = [e.ids for e in tokenizer.encode_batch([t.encode("utf-8", "replace").decode() for t in texts])]
+    return [i if len(i) <= MOST else [*i[: MOST - 1], i[-1]] for i in ids]
+
+
+def padded(ids: list[list[int]]) -> torch.Tensor:
+    """One tensor, zeros behind."""
+    out = torch.zeros(len(ids), max(map(len, ids)), dtype=torch.long)
+    for row, i in zip(out, ids, strict=True):
+        row[: len(i)] = torch.tensor(i)
+    return out
+
+
+def batches(ids: list[list[int]], size_tokens: int, rng: random.Random):
+    """Indices in batches of like length, shuffled."""
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]) + rng.random() * 4)
+    found, batch = [], []
+    for i in order:
+        batch.append(i)
+        if len(batch) * len(ids[i]) >= size_tokens or len(batch) == 64:
+            found.append(batch)
+            batch = []
+    if batch:
+        found.append(batch)
+    rng.shuffle(found)
+    return found
+
+
+def main() -> None:
+    """Train."""
+    p = argparse.ArgumentParser()
+    p.add_argument("set")
+    p.add_argument("out")
+    p.add_argument("--fold", type=int, default=0)
+    p.add_argument("--examples", type=int, default=20000)
+    p.add_argument("--epochs", type=int, default=1)
+    p.add_argument("--layers", type=int, default=LAYERS)
+    p.add_argument("--rate", type=float, default=1.5e-4)
+    p.add_argument("--minutes", type=float, default=60, help="stop in time, whatever is left; the rate falls with it")
+    p.add_argument("--base", type=Path, required=True, help="model.safetensors of all-MiniLM-L6-v2")
+    p.add_argument("--vocabulary", type=Path, default=Path("shieldkit/embedding/minilm_vocab.txt"))
+    a = p.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(7 + a.fold)
+    rng = random.Random(7 + a.fold)
+    with Path(a.set).open(encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    if a.fold:
+        rows = [r for r in rows if a.fold not in r["folds"]]
+    # A draw by weight, attacks and ordinary text alike in number.
+    pools = [[r for r in rows if (r["direct"] == 1 or r["data"] == 1) == side] for side in (True, False)]
+    rows = []
+    for pool in pools:
+        keys = sorted(pool, key=lambda r: rng.random() ** (1 / max(r["weight"], 1e-3)), reverse=True)
+        rows += keys[: a.examples // 2]
+    tokenizer = wordpiece(a.vocabulary)
+    ids = encode(tokenizer, [r["text"] for r in rows])
+    labels = torch.tensor([[-1 if r[h] is None else r[h] for h in ("direct", "data")] for r in rows]).float()
+    weights = torch.tensor([min(1.5, max(0.3, r["weight"])) for r in rows])
+    model = pretrained(a.base, a.layers)
+    for frozen in (model.words, model.places):
+        frozen.weight.requires_grad_(False)
+    model.kind.requires_grad_(False)
+    body = [
+        q for n, q in model.named_parameters() if q.requires_grad and n.split(".")[0] not in ("look", "head", "bias")
+    ]
+    top = [model.head, model.bias, *model.look.parameters()]
+    plan = [b for _ in range(a.epochs) for b in batches(ids, 1024, rng)]
+    optimiser = torch.optim.AdamW(
+        [{"params": body, "lr": a.rate}, {"params": top, "lr": a.rate * 10}], weight_decay=0.01, fused=True
+    )
+    base = [g["lr"] for g in optimiser.param_groups]
+    started, seen = time.time(), 0.0
+    model.train()
+    print(f"fold {a.fold}: {len(rows)} examples, {len(plan)} steps", flush=True)
+    for step, batch in enumerate(plan):
+        done = max(step / len(plan), (time.time() - started) / (60 * a.minutes))
+        if done >= 1:
+            break
+        scale = min(1.0, (step + 1) / 60) * max(0.02, 1 - done)
+        for group, rate in zip(optimiser.param_groups, base, strict=True):
+            group["lr"] = rate * scale
+        x, y = padded([ids[i] for i in batch]), labels[batch]
+        said = (y >= 0).float() * weights[batch][:, None]
+        soft = y.clamp(0, 1) * 0.996 + 0.002
+        loss = (
+            nn.functional.binary_cross_entropy_with_logits(model(x), soft, reduction="none") * said
+        ).sum() / said.sum().clamp(min=1)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(body + top, 1.0)
+        optimiser.step()
+        seen = loss.item() if step == 0 else 0.98 * seen + 0.02 * loss.item()
+        if step % 100 == 0:
+            print(f"{step}/{len(plan)} loss {seen:.4f} {time.time() - started:.0f} s", flush=True)
+            torch.save(model.state_dict(), a.out + ".partial")
+    model.eval()
+    torch.save(model.state_dict(), a.out)
+    print("done", round(time.time() - started), "s", np.round(seen, 4), flush=True)
+
+
+if __name__ == "__main__":
+    main()

