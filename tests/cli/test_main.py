@@ -48,7 +48,11 @@ def shieldkit(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 def program(*argv: str, **options: Any) -> subprocess.Popen[bytes]:
     """The command as a process of its own."""
     pipe = subprocess.PIPE
-    command = [sys.executable, "-m", "shieldkit.cli", *argv]
+    # What runs in a shell's background, as CI may, has Ctrl-C ignored, and its children inherit that.
+    heard = (
+        "import signal, os, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.executable, sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", heard, sys.executable, "-m", "shieldkit.cli", *argv]
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, **options)
 
 
