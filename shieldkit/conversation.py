@@ -166,6 +166,10 @@ class Conversation:
         segments = tuple(replace(s, text=texts.get(i, s.text)) for i, s in enumerate(self.segments))
         return replace(self, segments=segments)
 
+    def distrusted(self) -> Conversation:
+        """The same conversation with no segment trusted: for text that is judged as an answer."""
+        return replace(self, segments=tuple(replace(s, trust=Trust.UNTRUSTED) for s in self.segments))
+
     def wire(self, text: Callable[[int], str] | None = None) -> list[dict[str, Any]]:
         """The messages in the chat wire form. `text` chooses what stands for segment *i*; its own text by default."""
         choose = text or (lambda i: self.segments[i].text)
@@ -195,6 +199,17 @@ _READABLE_PARTS = frozenset({
     "text", "input_text", "output_text", "refusal", "reasoning", "thinking", "tool_use", "tool_result", "tool_call",
     "function", "json", "document", "search_result", "citation",
 })  # fmt: skip
+_MEDIA_PARTS = frozenset({"image", "image_url", "input_image", "audio", "input_audio", "video", "file", "input_file"})
+_MEDIA = _MEDIA_PARTS | {"images", "videos", "audios"}
+
+
+def _has_media(node: Mapping[Any, Any]) -> bool:
+    """Whether a message or a part of one carries something beside text: by the names that APIs give it."""
+    source = node.get("source")
+    binary = isinstance(source, Mapping) and source.get("type") not in (None, "text", "content")
+    return binary or any(node.get(name) for name in _MEDIA)
+
+
 _KINDS: Mapping[str, Kind] = {
     "reasoning": Kind.REASONING,
     "reasoning_content": Kind.REASONING,
@@ -274,7 +289,7 @@ class _Builder:
     def _lift_object(self, node: Mapping[Any, Any], kind: Kind, path: str, depth: int, *, part: bool) -> Pairs:
         content_type = node.get("type") if part else None
         readable = isinstance(content_type, str) and content_type in _READABLE_PARTS
-        if part and not readable:
+        if (part and not readable) or ((part or depth == 0) and _has_media(node)):
             self.unreadable.append(path)
         if isinstance(content_type, str):
             kind = _KINDS.get(content_type, kind)
@@ -289,7 +304,9 @@ class _Builder:
             below = f"{path}.{key}" if known else f"{path}[key {len(items)}]"
             name: str | Slot = key if known else self._slot(key, Kind.KEY, f"{below} (key)")
             inner = _KINDS.get(key, Kind.NAME if key in _NAMES else kind)
-            nested_parts = key == "content" and (part or depth == 0)
+            nested_parts = key in ("content", "output") and (part or depth == 0)
+            if nested_parts and isinstance(value, Mapping) and value.get("type") in _MEDIA_PARTS:
+                self.unreadable.append(below)
             items.append((name, self._lift(value, inner, below, depth + 1, parts=nested_parts)))
         return Pairs(tuple(items))
 
@@ -318,6 +335,8 @@ def _as_mapping(item: Any, path: str) -> Mapping[str, Any]:
         if getattr(item, name, None):
             wire[name] = getattr(item, name)
     if calls := getattr(item, "tool_calls", None):
+        if not isinstance(calls, list) or not all(isinstance(c, Mapping) for c in calls):
+            raise InvalidConversation(f"{path}.tool_calls", "is not a list of calls")
         wire["tool_calls"] = [
             {"id": c.get("id"), "type": "function", "function": {"name": c.get("name"), "arguments": c.get("args")}}
             for c in calls

@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar
 
+from shieldkit.errors import Overloaded
 from shieldkit.workers import Workers
 
 T = TypeVar("T")
@@ -86,7 +87,13 @@ async def _await(call: Call, lanes: Lanes) -> Any:
     future = lanes[call.lane].submit(call.function)
     try:
         return await asyncio.wait_for(asyncio.wrap_future(future), call.timeout_s)
-    except (TimeoutError, asyncio.CancelledError):
+    except TimeoutError:
+        _abandon(call, future)
+        raise
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if future.cancelled() and (task is None or not task.cancelling()):
+            raise Overloaded("the shield was closed") from None
         _abandon(call, future)
         raise
 

@@ -46,7 +46,8 @@ class Shield:
     """Guards calls of a language model by a policy. Safe to share between threads and tasks; make one, and keep it.
 
     `policy`: a `Policy`, the path of a YAML file, or `builtin:default|strict|monitor`. `backend`: the model; without
-    one only `screen` works. `guards`: guards of one's own, run after the built-in ones and before the schema gate.
+    one only `screen` works. `guards`: guards of one's own, run after the built-in ones and before the schema gate;
+    they stay the caller's to close.
     `guard_backend`: the model that the safety guard asks. `ledger`: where budgets are kept; in this process by default.
     Raises `ConfigurationError` (`PolicyError`, `ModelFileError`, `SelfTestError`) when something cannot work.
     """
@@ -79,6 +80,8 @@ class Shield:
         self._lanes = {"guard": Workers("guard", max_threads=32), "model": Workers("model", max_threads=32)}
         if backend is not None:
             _open(backend, self.policy)
+            for tenant in self.policy.tenants:
+                _check_context(backend, self.policy.for_tenant(tenant), f"tenants.{tenant}.context")
         built: dict[tuple[str, str], Guard] = {}
         self._chains = {}
         for tenant in (None, *self.policy.tenants):
@@ -94,7 +97,7 @@ class Shield:
             self._chains[tenant] = Chain(own, links, Budget(own.budget, context, ledger), telemetry)
         self._owned = list(built.values())
         if self_test:
-            for made in self._owned:
+            for made in (*self._owned, *guards):
                 getattr(made, "self_test", lambda: None)()
 
     # -- calls ------------------------------------------------------------------------------------------------------
@@ -175,6 +178,9 @@ class Shield:
             mend = "Give Shield(policy, backend=…), or use `screen`"
             raise ConfigurationError("backend", "this shield has no model to ask", mend=mend)
         chain = self._chain(principal.tenant if principal is not None else None)
+        if schema is not None and chain.policy.guards.schema_ is None:
+            mend = "Add `schema: {}` to the policy's guards"
+            raise ConfigurationError("schema", "this policy has no schema gate to hold the answer against", mend=mend)
         return chain.invoke(Conversation.of(messages), self.backend, principal, _gate(schema), operation)
 
     def _screening(self, messages: Messages, stage: Stage | str, tenant: str | None, schema: Any) -> Steps[Screening]:
@@ -238,15 +244,19 @@ def _open(backend: Backend, policy: Policy) -> None:
     opener = getattr(backend, "open", None)
     if opener is not None:
         opener(policy.context.cap)
+    _check_context(backend, policy, "context")
+
+
+def _check_context(backend: Backend, policy: Policy, field: str) -> None:
     claimed, real = policy.context.max_tokens, backend.context_tokens
     if claimed is not None and real < claimed:
         raise ConfigurationError(
-            "context.max_tokens", f"the policy says {claimed}, and the backend has {real}",
+            f"{field}.max_tokens", f"the policy says {claimed}, and the backend has {real}",
             mend=f"Set it to {real} or less, or serve the model with a larger context",
         )  # fmt: skip
     if policy.context.max_output_tokens >= real:
         raise ConfigurationError(
-            "context.max_output_tokens", f"{policy.context.max_output_tokens} leaves no room in {real} tokens",
+            f"{field}.max_output_tokens", f"{policy.context.max_output_tokens} leaves no room in {real} tokens",
             mend="Lower it",
         )  # fmt: skip
 

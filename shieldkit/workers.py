@@ -15,7 +15,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import Any
 
 from shieldkit.errors import Overloaded
@@ -103,6 +103,7 @@ def _at_exit() -> None:
 
 def _ordinary(error: BaseException) -> Exception:
     """What a guard raises must not stop the caller's interpreter, generator or event loop."""
-    if isinstance(error, Exception) and not isinstance(error, StopIteration | StopAsyncIteration):
+    odd = (StopIteration, StopAsyncIteration, CancelledError)
+    if isinstance(error, Exception) and not isinstance(error, odd):
         return error
     return RuntimeError(f"raised {type(error).__name__}")

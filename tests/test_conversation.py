@@ -120,9 +120,17 @@ def test_tool_calls_results_reasoning_and_nested_keys_are_all_segments() -> None
     [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}],
     [{"type": "tool_result", "content": [{"type": "image", "source": {}}]}],
     [{"no": "type"}],
+    [{"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "AAAA"}}],
+    {"type": "image_url", "image_url": {"url": "http://x.example"}},
+    [{"type": "tool_result", "output": [{"type": "image_url", "image_url": {}}]}],
 ])  # fmt: skip
 def test_parts_that_no_guard_can_read_are_listed(content: list[dict[str, Any]]) -> None:
     assert Conversation.of({"role": "user", "content": content}).unreadable
+
+
+@pytest.mark.parametrize("key", ["images", "audio", "image_url"])
+def test_media_beside_the_content_are_listed(key: str) -> None:
+    assert Conversation.of({"role": "user", "content": "look", key: ["iVBORw0KGgo"]}).unreadable
 
 
 def test_data_that_merely_has_a_type_key_is_readable() -> None:

@@ -527,3 +527,178 @@ def test_the_trusted_prompt_may_speak_of_templates() -> None:
     messages = [{"role": "system", "content": "Never print <|im_start|>."}, {"role": "user", "content": "hi"}]
     with Shield(policy(), Scripted()) as shield:
         assert not shield.invoke(messages).refused
+
+
+# -- a server's answer is input ------------------------------------------------------------------------------------
+
+
+def test_an_answer_cannot_make_itself_trusted() -> None:
+    for role in ("system", "developer", "user", "root"):
+        answer = {"role": role, "content": "the key is AKIA" + "FAKEFAKEFAKEFAKE"}
+        with Shield("builtin:default", Scripted(answer)) as shield:
+            reply = shield.invoke("hello")
+        assert reply.refusal is not None
+        assert reply.refusal.rule == "leak.aws_key"
+
+
+def test_an_answer_with_a_part_that_no_guard_reads_does_not_leave() -> None:
+    answer = {"role": "assistant", "content": [{"type": "image_url", "image_url": {"url": "http://x.example/?q=1"}}]}
+    with Shield(policy(), Scripted(answer)) as shield:
+        reply = shield.invoke("hello")
+    assert reply.refusal is not None
+    assert (reply.refusal.rule, reply.refusal.stage) == ("shield.unreadable", Stage.OUTPUT)
+
+
+def test_an_answer_in_parts_is_judged_as_it_is_shown() -> None:
+    key = "AKIA" + "FAKEFAKEFAKEFAKE"
+    answer = {"content": [{"type": "text", "text": key[:10]}, {"type": "text", "text": key[10:]}]}
+    with Shield(policy(), Scripted(answer)) as shield:
+        reply = shield.invoke("hello")
+    assert reply.refusal is not None
+    assert reply.refusal.rule == "leak.aws_key"
+
+
+def test_only_the_content_of_an_answer_is_its_text() -> None:
+    with Shield(policy(), Scripted({"content": "[1]", "refusal": "no"})) as shield:
+        assert shield.invoke("hello").text == "[1]"
+
+
+def test_an_empty_answer_is_held_against_the_schema_too() -> None:
+    messages = [{"role": "user", "content": "u"}, {"role": "system", "content": "s"}]
+    with Shield(policy(), Scripted({"role": "assistant"})) as shield:
+        reply = shield.invoke(messages, schema={"type": "integer"})
+    assert reply.refusal is not None
+    assert reply.refusal.guard == "schema"
+
+
+def test_a_schema_without_a_gate_is_an_error_and_not_ignored() -> None:
+    with Shield(policy("guards: {markers: {}}"), Scripted("x")) as shield, pytest.raises(ConfigurationError, match="schema"):
+        shield.invoke("hello", schema={"type": "integer"})
+
+
+def test_at_the_output_stage_nothing_is_trusted() -> None:
+    with Shield(policy()) as shield:
+        message = {"role": "system", "content": "AKIA" + "FAKEFAKEFAKEFAKE"}
+        assert not shield.screen([message], stage="output").allowed
+
+
+@MODES
+@pytest.mark.parametrize("how", ["raises", "hangs"])
+async def test_choosing_what_to_read_is_the_guards_own_doing(how: str, mode: str) -> None:
+    class Choosy(Faulty):
+        def reads(self, segment: Any) -> bool:
+            if how == "hangs":
+                time.sleep(3)
+            raise ValueError(segment.text)
+
+    head = "guards: {leak: {}, custom: {faulty: {timeout: 100ms}}}"
+    with Shield(policy(head), Scripted("fine"), guards=[Choosy("raises", Stage.INPUT)]) as shield:
+        start = time.monotonic()
+        reply = await run(shield, mode, SECRET)
+        assert time.monotonic() - start < 2
+    assert reply.refused
+    assert SECRET not in repr(reply)
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        Report(findings=(f for f in ())),  # type: ignore[arg-type]
+        Report((Finding("faulty", "r", 1.0, 0, 0.0, 2.0, "m"),)),  # type: ignore[arg-type]
+        Report((Finding("faulty", "r", 1.0, True, 0, 1, "m"),)),
+        Report(read=[1]),  # type: ignore[arg-type]
+    ],
+)
+def test_a_report_of_the_wrong_types_is_a_failure_and_not_a_crash(report: Report, monkeypatch: Any) -> None:
+    monkeypatch.setitem(FAULTS, "given", lambda inspection: report)
+    head = "guards: {leak: {}, custom: {faulty: {action: redact}}}"
+    guarded = Faulty("given", Stage.INPUT)
+    guarded.locates = True  # type: ignore[attr-defined]
+    with Shield(policy(head), Scripted("fine"), guards=[guarded]) as shield:
+        assert shield.invoke("hello").refused
+
+
+def test_what_was_found_is_redacted_also_when_not_all_was_read(monkeypatch: Any) -> None:
+    def partial(inspection: Inspection) -> Report:
+        return Report((inspection.finding("r", 1.0, 0, 0, 3, "m"),), {0: (Span(0, 3),)})
+
+    monkeypatch.setitem(FAULTS, "partial", partial)
+    guarded = Faulty("partial", Stage.INPUT)
+    guarded.locates = True  # type: ignore[attr-defined]
+    head = "guards: {leak: {}, custom: {faulty: {action: redact, on_error: allow}}}"
+    with Shield(policy(head), guards=[guarded]) as shield:
+        assert shield.screen("bad text").text == "[redacted] text"
+
+
+def test_only_the_schema_gate_makes_data(monkeypatch: Any) -> None:
+    monkeypatch.setitem(FAULTS, "value", lambda inspection: Report(value={"leak": 1}))
+    with Shield(policy(), Scripted("fine"), guards=[Faulty("value", Stage.INPUT)]) as shield:
+        assert shield.invoke("hello").data is None
+
+
+class LateLedger(MemoryLedger):
+    """Fails after the call, or answers late."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__()
+        self.fault = fault
+
+    def reserve(self, charges: Any) -> Any:
+        if self.fault == "late":
+            time.sleep(0.4)
+        return super().reserve(charges)
+
+    def settle(self, reservation: Any, usage: Any) -> None:
+        if self.fault == "settle":
+            raise LedgerError("down")
+        super().settle(reservation, usage)
+
+
+def test_a_ledger_that_fails_after_the_answer_does_not_take_the_answer() -> None:
+    with Shield(policy(budget=LIMITS), Scripted("fine"), ledger=LateLedger("settle")) as shield:
+        assert shield.invoke("hello", principal=Principal(user="u")).text == "fine"
+        assert shield.invoke("hello", principal=Principal(user="u")).refused  # what was held stays held
+
+
+async def test_a_reservation_that_comes_too_late_is_given_back() -> None:
+    ledger = LateLedger("late")
+    limits = LIMITS.replace("{limits", "{timeout: 100ms, limits")
+    with Shield(policy(budget=limits), Scripted("fine"), ledger=ledger) as shield:
+        assert shield.invoke("hello", principal=Principal(user="u")).refused
+        task = asyncio.create_task(shield.ainvoke("hello", principal=Principal(user="u")))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.sleep(0.8)
+        assert not ledger._holds
+
+
+async def test_a_cancelled_error_of_a_guard_is_a_failure_for_both_callers(monkeypatch: Any) -> None:
+    import concurrent.futures
+
+    def cancelled(inspection: Inspection) -> Report:
+        raise concurrent.futures.CancelledError
+
+    monkeypatch.setitem(FAULTS, "cancelled", cancelled)
+    with Shield(policy(), Scripted("fine"), guards=[Faulty("cancelled", Stage.INPUT)]) as shield:
+        assert shield.invoke("hello").refused
+        assert (await shield.ainvoke("hello")).refused
+
+
+def test_guards_of_ones_own_are_tested_at_start_up() -> None:
+    class Untrue(Faulty):
+        def self_test(self) -> None:
+            raise SelfTestError("faulty", "does not work", mend="x")
+
+    with pytest.raises(SelfTestError):
+        Shield(policy(), guards=[Untrue("raises", Stage.INPUT)])
+
+
+def test_a_tenant_that_claims_more_context_than_there_is_is_refused_at_start_up() -> None:
+    head = """
+guards: {leak: {}}
+tenants: {big: {context: {max_tokens: 100000}}}
+"""
+    with pytest.raises(ConfigurationError, match=r"tenants\.big\.context\.max_tokens"):
+        Shield(policy(head), Scripted())

@@ -44,6 +44,8 @@ def complete(
         completion = yield Call(call, policy.model.timeout, "model", cancelled.set)
         if not isinstance(completion, Completion):
             raise BackendError(f"{backend.name} answered with a {type(completion).__name__}, not a Completion")
+        if not isinstance(completion.message, Mapping):
+            raise BackendError(f"{backend.name} answered with a message that is none")
         for count in (completion.input_tokens, completion.output_tokens):
             if type(count) is not int or count < 0:
                 raise BackendError(f"{backend.name} answered with a token count that is none")

@@ -9,7 +9,7 @@ in two places only: on its way to the model, and on its way out.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from shieldkit.backends.base import Backend, Completion
@@ -18,7 +18,7 @@ from shieldkit.chain.calling import complete
 from shieldkit.chain.judging import Link, run_guards, unreadable
 from shieldkit.chain.metering import Meter
 from shieldkit.chain.trip import Trip
-from shieldkit.conversation import Conversation, Kind, Role
+from shieldkit.conversation import Conversation, Role
 from shieldkit.driving import Steps
 from shieldkit.leak import canary
 from shieldkit.outcome import Refusal, Reply, Screening, Stage, Usage
@@ -41,6 +41,8 @@ class Chain:
         trip = Trip(self.telemetry.request("screen"), {"schema": gate, "canary": None})
         with trip.traced():
             unreadable(trip, conversation, stage, self.policy.unreadable, self.policy.mode)
+            if stage is Stage.OUTPUT:
+                conversation = conversation.distrusted()
             judged = range(len(conversation.segments))
             passed = yield from run_guards(
                 trip, self.links, stage, conversation, judged, self.policy.mode, exhaustive=True
@@ -87,15 +89,16 @@ class Chain:
             completion = yield from complete(trip, self.policy, meter.backend, sent, schema)
             meter.settle(completion)
             trip.usage += Usage(completion.input_tokens, completion.output_tokens)
-            answered = conversation.extend(completion.message)
+            answered = _answered(conversation, completion)
             judged, first = answered.messages[-1].segments, len(trip.verdicts)
+            unreadable(trip, _only_last(answered), Stage.OUTPUT, self.policy.unreadable, self.policy.mode)
             passed = yield from run_guards(trip, self.links, Stage.OUTPUT, answered, judged, self.policy.mode)
             cause = trip.cause
             if asks_left == 0 or cause is None or cause.guard != "schema":
                 return self._reply(trip, meter.backend, completion, passed)
             asks_left -= 1
             del trip.verdicts[first:]
-            sent = sent.extend(completion.message).extend({"role": "user", "content": reask_message(cause.findings)})
+            sent = _answered(sent, completion).extend({"role": "user", "content": reask_message(cause.findings)})
             yield from meter.reserve(trip, sent)
             if trip.blocked:
                 return self._reply(trip, meter.backend)
@@ -118,16 +121,52 @@ class Chain:
     ) -> Reply:
         common: Mapping[str, Any] = {
             "verdicts": tuple(trip.verdicts), "usage": trip.usage, "trace_id": trip.trace.trace_id,
-            "policy": self._policy_id, "backend": backend.describe(),
+            "policy": self._policy_id, "backend": _described(backend),
         }  # fmt: skip
         refusal = self._refusal(trip)
         if refusal is not None or completion is None or passed is None:
             return Reply(refusal=refusal, finish_reason="content_filter", **common)
-        answer = passed.texts_of(passed.messages[-1])
-        text = "".join(s.text for s in answer if s.kind is Kind.TEXT)
         message = passed.wire()[-1]
+        content = message["content"]
+        text = content if isinstance(content, str) else "".join(p["text"] for p in content if p.get("type") == "text")
         return Reply(text=text, data=trip.value, message=message, finish_reason=completion.finish_reason, **common)
 
     @property
     def _policy_id(self) -> str:
         return f"{self.policy.name}@{self.policy.version}"
+
+
+def _answered(conversation: Conversation, completion: Completion) -> Conversation:
+    """The conversation with the model's answer at its end.
+
+    A server's answer is input: it speaks as the assistant whatever it says of itself, and so is not trusted. Its text is
+    one piece, so that what is judged is what is shown.
+    """
+    message: dict[str, Any] = {**completion.message, "role": "assistant"}
+    content = message.get("content")
+    if isinstance(content, list | tuple) and content:
+        texts = [p["text"] for p in content if _is_text(p)]
+        rest = [p for p in content if not _is_text(p)]
+        content = [{"type": "text", "text": "".join(texts)}, *rest] if rest else "".join(texts)
+    message["content"] = content if isinstance(content, str | list) else ""
+    return conversation.extend(message)
+
+
+def _is_text(part: Any) -> bool:
+    return (
+        isinstance(part, Mapping) and part.get("type") in ("text", "output_text") and isinstance(part.get("text"), str)
+    )
+
+
+def _only_last(conversation: Conversation) -> Conversation:
+    """The last message's unreadable parts alone; the others were judged when they came in."""
+    here = f"messages[{len(conversation.messages) - 1}]"
+    return replace(conversation, unreadable=tuple(p for p in conversation.unreadable if p.startswith(here)))
+
+
+def _described(backend: Backend) -> Mapping[str, Any]:
+    """What the backend says of itself; a backend that cannot say it does not cost the reply."""
+    try:
+        return dict(backend.describe())
+    except Exception as error:
+        return {"name": backend.name, "error": type(error).__name__}

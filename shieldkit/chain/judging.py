@@ -44,13 +44,12 @@ def run_guards(
         if stage not in link.guard.stages:
             continue
         view = passed if link.guard.name == "schema" else conversation
-        segments = tuple(i for i in judged if link.reads(view.segments[i]))
         if trip.blocked and not exhaustive:
-            total = _length(view, segments)
+            total = _length(view, judged)
             trip.verdicts.append(not_run(link.guard.name, stage, total, "an earlier guard had blocked"))
             continue
         folder = Folder(view, trip.folded if view is conversation else {})
-        inspection = Inspection(link.guard.name, stage, view, segments, folder, trip.request)
+        inspection = Inspection(link.guard.name, stage, view, tuple(judged), folder, trip.request)
         for index, span in (yield from _judge(trip, link, inspection, mode)):
             spans.setdefault(index, []).append(span)
         if spans:
@@ -59,13 +58,20 @@ def run_guards(
     return passed
 
 
+def _asked(link: Link, inspection: Inspection) -> tuple[Inspection, object]:
+    """Choose what the guard reads, and let it judge. Both are the guard's own code: run in a worker, with its timeout."""
+    segments = tuple(i for i in inspection.segments if link.reads(inspection.conversation.segments[i]))
+    inspection = replace(inspection, segments=segments)
+    return inspection, link.guard.check(inspection)
+
+
 def _judge(trip: Trip, link: Link, inspection: Inspection, mode: Mode) -> Steps[tuple[tuple[int, Span], ...]]:
     """Run one guard and note its verdict. Returns what is to be redacted, by segment."""
     total = _length(inspection.conversation, inspection.segments)
     blank = Verdict(inspection.guard, inspection.stage, Status.RAN, Action.BLOCK, Action.BLOCK, Coverage(0, total))
     start_ns = time.time_ns()
     try:
-        answer = yield Call(partial(link.guard.check, inspection), link.settings.timeout)
+        inspection, answer = yield Call(partial(_asked, link, inspection), link.settings.timeout)
         decision = _decided(trip, link, inspection, blank, answer, mode)
     except TimeoutError:
         decision = Decision(failed(blank, link.settings, Status.TIMED_OUT, "timeout", "the guard took too long", mode))
@@ -82,7 +88,7 @@ def _decided(trip: Trip, link: Link, inspection: Inspection, blank: Verdict, ans
     score = max([report.score or 0.0, *(f.score for f in report.findings)])
     unread = () if coverage.complete else tuple(segments[i].path for i in inspection.segments if i in report.read)
     found = replace(blank, findings=report.findings, coverage=coverage, score=score)
-    if report.value is not None:
+    if inspection.guard == "schema":
         trip.value = report.value
     return decide(found, link.settings, segments, unread, mode)
 

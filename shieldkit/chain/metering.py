@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from shieldkit.backends.base import Backend, Completion
-from shieldkit.budget import Budget, Principal, Reservation
+from shieldkit.budget import Admission, Budget, Principal, Reservation
 from shieldkit.chain.trip import Trip
 from shieldkit.conversation import Conversation
 from shieldkit.driving import Call, Steps
@@ -18,6 +20,7 @@ from shieldkit.outcome import Action, Coverage, Stage, Status, Usage, Verdict
 from shieldkit.policy import Policy
 from shieldkit.policy.decision import failed
 from shieldkit.policy.model import GuardSettings
+from shieldkit.telemetry.events import emit
 
 _CLOSED = GuardSettings()
 
@@ -48,8 +51,8 @@ class Meter:
         count = partial(self.backend.count_tokens, sent, limit=self.policy.context.cap)
         try:
             tokens = yield Call(count, self.policy.budget.timeout, "model")
-            reserve = partial(self.budget.reserve, self.principal, tokens, self.policy.context.max_output_tokens)
-            admission = yield Call(reserve, self.policy.budget.timeout)
+            reserve = _Reserving(self.budget, self.principal, tokens, self.policy.context.max_output_tokens)
+            admission = yield Call(reserve, self.policy.budget.timeout, on_abandon=reserve.abandon)
         except TimeoutError:
             reason = "counting or reserving tokens took too long"
             verdict = failed(blank, _CLOSED, Status.TIMED_OUT, "timeout", reason, "enforce")
@@ -70,10 +73,52 @@ class Meter:
         """Put the real counts in place of what was reserved."""
         reservation, self.reservation = self.reservation, None
         if reservation is not None:
-            self.budget.settle(reservation, Usage(completion.input_tokens, completion.output_tokens))
+            with _kept_on_failure():
+                self.budget.settle(reservation, Usage(completion.input_tokens, completion.output_tokens))
 
     def release(self) -> None:
         """Give back what was reserved. Harmless when nothing is."""
         reservation, self.reservation = self.reservation, None
         if reservation is not None:
-            self.budget.release(reservation)
+            with _kept_on_failure():
+                self.budget.release(reservation)
+
+
+@contextmanager
+def _kept_on_failure() -> Iterator[None]:
+    """A ledger that fails here keeps what it holds: counting too much is safe, and no reason to lose an answer."""
+    try:
+        yield
+    except Exception as error:
+        emit(logging.WARNING, "reservation_kept", error=type(error).__name__)
+
+
+class _Reserving:
+    """Reserve, for a caller who may have left by the time that it is done: then it is given back."""
+
+    def __init__(self, budget: Budget, principal: Principal | None, tokens: int, most: int) -> None:
+        self._budget, self._asked = budget, (principal, tokens, most)
+        self._lock, self._abandoned = threading.Lock(), False
+        self._admission: Admission | None = None
+
+    def __call__(self) -> Admission:
+        admission = self._budget.reserve(*self._asked)
+        with self._lock:
+            self._admission = admission
+            late = self._abandoned
+        if late:
+            self._give_back()
+        return admission
+
+    def abandon(self) -> None:
+        """Nobody waits any more."""
+        with self._lock:
+            self._abandoned = True
+            done = self._admission is not None
+        if done:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        if self._admission is not None and self._admission.reservation is not None:
+            with _kept_on_failure():
+                self._budget.release(self._admission.reservation)

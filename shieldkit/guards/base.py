@@ -121,9 +121,15 @@ def checked(report: Any, inspection: Inspection) -> tuple[Report, Coverage]:
     if not isinstance(report, Report):
         raise GuardProtocolError(f"{inspection.guard} answered with a {type(report).__name__}, not a Report")
     segments = inspection.conversation.segments
+    if not isinstance(report.findings, tuple) or not isinstance(report.read, Mapping):
+        raise GuardProtocolError(
+            f"{inspection.guard} reported findings that are no tuple, or spans that are no mapping"
+        )
     for f in report.findings:
         if not isinstance(f, Finding) or not 0.0 <= f.score <= 1.0:
             raise GuardProtocolError(f"{inspection.guard} reported a finding without a score in 0..1")
+        if any(type(place) is not int for place in (f.segment, f.start, f.end)):
+            raise GuardProtocolError(f"{inspection.guard} reported a place that is not a number of characters")
         if not 0 <= f.segment < len(segments) or not 0 <= f.start <= f.end <= len(segments[f.segment].text):
             raise GuardProtocolError(f"{inspection.guard} reported a finding outside the text")
     if report.score is not None and not 0.0 <= report.score <= 1.0:

@@ -35,10 +35,12 @@ def decide(
     rule = f"{verdict.guard}.{top.rule}" if top is not None and action is not Action.ALLOW else ""
     reason = top.message if top is not None and rule else ""
     verdict = replace(verdict, unread=unread)
-    if not verdict.coverage.complete and action is not Action.BLOCK:
-        return Decision(failed(verdict, settings, Status.RAN, "unread", "the guard did not read all of the text", mode))
-    verdict = _enforced(replace(verdict, would=action, rule=rule, reason=reason), mode)
     redact = tuple((f.segment, Span(f.start, f.end)) for f, a in chosen if a is Action.REDACT)
+    if not verdict.coverage.complete:
+        unfinished = failed(verdict, settings, Status.RAN, "unread", "the guard did not read all of the text", mode)
+        if unfinished.would.severity > action.severity:
+            return Decision(unfinished)
+    verdict = _enforced(replace(verdict, would=action, rule=rule, reason=reason), mode)
     return Decision(verdict, redact if verdict.action is Action.REDACT else ())
 
 
