@@ -572,7 +572,10 @@ def test_an_empty_answer_is_held_against_the_schema_too() -> None:
 
 
 def test_a_schema_without_a_gate_is_an_error_and_not_ignored() -> None:
-    with Shield(policy("guards: {markers: {}}"), Scripted("x")) as shield, pytest.raises(ConfigurationError, match="schema"):
+    with (
+        Shield(policy("guards: {markers: {}}"), Scripted("x")) as shield,
+        pytest.raises(ConfigurationError, match="schema"),
+    ):
         shield.invoke("hello", schema={"type": "integer"})
 
 

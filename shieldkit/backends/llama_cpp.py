@@ -70,6 +70,9 @@ class LlamaCpp:
             )
         self._lock = threading.Lock()
         self._cache_lock = threading.Lock()
+        self._users = 0
+        self._idle = threading.Condition()
+        self._closed = False
         self._llama: Any = None
         self._abort: Any = None
         self._expired: Any = None
@@ -116,9 +119,25 @@ class LlamaCpp:
 
     @property
     def _loaded(self) -> Any:
+        if self._closed:
+            raise BackendError("the model was closed")
         if self._llama is None:
             self.open()
         return self._llama
+
+    @contextmanager
+    def _used(self) -> Iterator[None]:
+        """While this is open, `close` waits: the model's memory is not freed under a thread that reads it."""
+        with self._idle:
+            if self._closed:
+                raise BackendError("the model was closed")
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._idle:
+                self._users -= 1
+                self._idle.notify_all()
 
     # -- what it is -------------------------------------------------------------------------------------------------
 
@@ -165,7 +184,11 @@ class LlamaCpp:
         }  # fmt: skip
 
     def close(self) -> None:
-        """Free the model."""
+        """Free the model, when no thread uses it any more. It cannot be opened again."""
+        with self._idle:
+            self._closed = True
+            while self._users:
+                self._idle.wait()
         with self._lock:
             if self._llama is not None:
                 self._llama.close()
@@ -222,7 +245,8 @@ class LlamaCpp:
             found = self._tokens.get(key)
         if found is None:
             data = piece.text.encode("utf-8", "replace")
-            found = self._llama.tokenize(data, add_bos=False, special=piece.control)
+            with self._used():
+                found = self._llama.tokenize(data, add_bos=False, special=piece.control)
             if len(data) < 4096:
                 with self._cache_lock:
                     self._tokens[key] = found
@@ -309,7 +333,8 @@ class LlamaCpp:
             raise BackendTimeout("the model was busy until the deadline")
         try:
             self._expired = expired
-            yield
+            with self._used():
+                yield
         except BaseException as error:
             self._llama.reset()
             self._llama._ctx.kv_cache_clear()

@@ -42,14 +42,21 @@ class ChatTemplate:
 
         Raises `BackendError` when the template cannot take the conversation, or would leave out what was judged.
         """
+        try:
+            return self._pieces(conversation)
+        except (RecursionError, MemoryError, ValueError, TypeError) as error:
+            raise BackendError(f"this conversation cannot be rendered ({type(error).__name__})") from None
+
+    def _pieces(self, conversation: Conversation) -> list[Piece]:
         nonce = "".join(secrets.choice("bcdfghjklmnpqrstvwxz") for _ in range(24))
         messages = _plain(conversation.wire(lambda i: f"{nonce}{i}q"), nonce)
-        text = self._text(_for_template(messages, self.source), nonce)
-        return _cut(text, nonce, conversation)
+        given = _for_template(messages, self.source)
+        text = self._text(given, nonce)
+        # What a template is not given (caching hints, metadata) the model does not see; what it is given must come out.
+        wanted = {int(i) for i in re.findall(f"{nonce}([0-9]+)[qj]", json.dumps(given))}
+        return _cut(text, nonce, conversation, wanted)
 
     def _text(self, messages: list[dict[str, Any]], nonce: str) -> str:
-        from jinja2 import TemplateError
-
         template = _compiled(self.source)
         attempts = (messages, _without_system(messages))
         for attempt in attempts:
@@ -58,7 +65,7 @@ class ChatTemplate:
                     messages=attempt, add_generation_prompt=True, bos_token=self.bos, eos_token=self.eos, tools=None,
                     shieldkit_nonce=nonce, raise_exception=_raise, strftime_now=_now,
                 ))  # fmt: skip
-            except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
+            except Exception as error:  # the template is the file's, and may fail in any way
                 failure = error
         raise BackendError(f"the model's chat template cannot take this conversation ({type(failure).__name__})")
 
@@ -102,7 +109,7 @@ def _escaped(text: str, nonce: str) -> str:
     return re.sub(f"({nonce}[0-9]+)q", r"\1j", text)
 
 
-def _cut(text: str, nonce: str, conversation: Conversation) -> list[Piece]:
+def _cut(text: str, nonce: str, conversation: Conversation, wanted: set[int]) -> list[Piece]:
     """The rendered text as pieces, with the segments' own texts for their placeholders."""
     pieces, seen, position = [], set(), 0
     for match in re.finditer(f"{nonce}([0-9]+)([qj])", text):
@@ -116,7 +123,7 @@ def _cut(text: str, nonce: str, conversation: Conversation) -> list[Piece]:
     if any(nonce in piece.text for piece in pieces):
         raise BackendError("the model's chat template takes texts apart, and cannot be used safely")
     for index, segment in enumerate(conversation.segments):
-        if index not in seen and segment.text.strip() and segment.kind not in _MAY_BE_DROPPED:
+        if index in wanted - seen and segment.text.strip() and segment.kind not in _MAY_BE_DROPPED:
             raise BackendError(f"the model's chat template leaves out {segment.path}")
     return [piece for piece in pieces if piece.text]
 
@@ -128,12 +135,16 @@ def _plain(messages: Sequence[Mapping[str, Any]], nonce: str) -> list[dict[str, 
     """Content as one string, documents as user turns in a plain frame."""
     out = []
     for message in messages:
-        plain = {key: value for key, value in message.items() if key != "content"}
+        plain = {key: value for key, value in message.items() if key in _KNOWN}
         content = _content(message.get("content"), nonce)
         if message["role"] == "document":
             plain["role"], content = "user", f"Document:\n{content}\nEnd of document."
         out.append({**plain, "content": content})
     return out
+
+
+_KNOWN = {"role", "name", "tool_calls", "tool_call_id", "reasoning_content", "reasoning", "thinking"}
+_HINTS = {"cache_control", "annotations", "citations", "index"}
 
 
 def _content(content: Any, nonce: str) -> str:
@@ -150,7 +161,7 @@ def _part(part: Mapping[str, Any], nonce: str) -> str:
     for key in ("text", "thinking", "reasoning", "refusal"):
         if isinstance(part.get(key), str):
             return str(part[key])
-    rest = {key: value for key, value in part.items() if key != "type"}
+    rest = {key: value for key, value in part.items() if key != "type" and key not in _HINTS}
     return _content(rest["content"], nonce) if set(rest) == {"content"} else _content(rest, nonce)
 
 

@@ -44,6 +44,10 @@ class Inspection:
         for index in self.segments:
             yield index, self.conversation.segments[index]
 
+    def undecoded(self) -> dict[int, tuple[Span, ...]]:
+        """For `Report.read`: the segments that hold more encoded text than was decoded count as not read."""
+        return {index: () for index in self.segments if not self.canonical(index).complete}
+
     def finding(self, rule: str, score: float, segment: int, start: int, end: int, message: str) -> Finding:
         """A finding of this guard, in segment number `segment`."""
         path = self.conversation.segments[segment].path

@@ -55,7 +55,7 @@ class MarkerGuard:
         for index in inspection.segments:
             found = sorted(self._find(inspection, index), key=lambda f: -f.score)[:MAX_FINDINGS]
             findings += sorted(found, key=lambda f: (f.start, f.end))
-        return Report(tuple(findings))
+        return Report(tuple(findings), inspection.undecoded())
 
     def _find(self, inspection: Inspection, index: int) -> Iterator[Finding]:
         canonical = inspection.canonical(index)

@@ -8,10 +8,12 @@ probability on, and with which action; categories of one's own work zero-shot, t
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from shieldkit.backends.base import PromptBackend
+from shieldkit.backends.base import Piece, PromptBackend
 from shieldkit.backends.rendering import ChatTemplate
 from shieldkit.conversation import Conversation, Kind, Role, Segment
 from shieldkit.errors import BackendError, GuardError, ModelFileError, PolicyError, SelfTestError
@@ -55,11 +57,12 @@ class SafetyGuard:
         """A finding for each category that an unsafe window names; the report's score is the highest P(unsafe)."""
         findings: list[Finding] = []
         top = 0.0
+        deadline = time.monotonic() + self._settings.timeout
         for index, segment in inspection.texts():
             before = _turns_before(inspection.conversation, index)
             agent = inspection.stage is Stage.OUTPUT or segment.role is Role.ASSISTANT
             for start, end in self._windows(segment.text):
-                verdict = self._ask([*before, Turn(segment.text[start:end], agent)])
+                verdict = self._ask([*before, Turn(segment.text[start:end], agent)], deadline)
                 top = max(top, verdict.probability)
                 for rule in self._rules_broken(verdict):
                     message = (
@@ -74,10 +77,14 @@ class SafetyGuard:
             return verdict.categories
         return ("unsafe",) if verdict.unsafe or verdict.probability >= 0.5 else ()
 
-    def _ask(self, turns: Sequence[Turn]) -> Judgement:
+    def _ask(self, turns: Sequence[Turn], deadline: float = math.inf) -> Judgement:
+        """Ask about the last turn. Raises `GuardError`; also when the time of the guard is over, so that it stops by itself."""
+        left_s = min(self._settings.timeout, deadline - time.monotonic())
+        if left_s <= 0:
+            raise GuardError("the guard's time was over before all of the text was judged")
         pieces = build(self._family, self._fitting(turns), self.categories)
         answer = self._backend.complete_pieces(
-            pieces, max_output_tokens=self._family.max_output_tokens, top_logprobs=100, timeout_s=self._settings.timeout
+            pieces, max_output_tokens=self._family.max_output_tokens, top_logprobs=100, timeout_s=left_s
         )
         return judge(self._family, answer.text, answer.first_token_logprobs, self._first, self.categories)
 
@@ -91,13 +98,17 @@ class SafetyGuard:
 
     def _windows(self, text: str) -> Iterator[tuple[int, int]]:
         """Spans that cover the text, each surely within `window_tokens`, the last one at its end."""
-        size = min(self._settings.window_tokens, self._backend.context_tokens // 2) * CHARS_A_TOKEN
+        most = min(self._settings.window_tokens, self._backend.context_tokens // 2)
         start = 0
-        while start == 0 or start < len(text):
-            yield start, min(start + size, len(text))
-            if start + size >= len(text):
+        while True:
+            end = min(start + most * CHARS_A_TOKEN, len(text))
+            # Some scripts take a token and more a character: halve until it fits.
+            while end - start > 1 and self._backend.count_pieces([Piece(text[start:end])]) > most:
+                end = start + (end - start) // 2
+            yield start, end
+            if end >= len(text):
                 return
-            start += size - min(OVERLAP_CHARS, size // 4)
+            start = end - min(OVERLAP_CHARS, (end - start) // 4)
 
     def self_test(self) -> None:
         """Known texts must separate: a model that is not a guard model, or a wrong `family`, does not get past this."""

@@ -12,6 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+FOREIGN = 0x0530  # from Armenian on: what the training texts hardly hold
 BITS = 18
 SIZE = 1 << BITS
 KINDS = 4
@@ -33,7 +34,10 @@ def words(text: str) -> tuple[U64, NDArray[np.int64], NDArray[np.int64]]:
     # A word begins where its kind differs from the one before, and at every sign.
     begins = np.flatnonzero((kind != 0) & ((np.diff(kind, prepend=np.uint8(0)) != 0) | (kind == 2)))
     ends = np.flatnonzero((kind != 0) & ((np.diff(kind, append=np.uint8(0)) != 0) | (kind == 2))) + 1
-    return _hashes(points, begins, ends), begins, ends
+    hashed = _hashes(points, begins, ends)
+    # The weights have seen too little of other scripts to say anything of them: their words are features of nothing.
+    hashed[points[begins] >= FOREIGN] = 0
+    return hashed, begins, ends
 
 
 def _hashes(points: NDArray[np.uint32], begins: NDArray[np.int64], ends: NDArray[np.int64]) -> U64:
@@ -71,6 +75,7 @@ def features(hashed: U64) -> NDArray[np.int64]:
     if count > 2:
         table[:-2, 2] = ((pair[:-1] * _MIX[3] + hashed[2:]) * _MIX[1]) >> shift
         table[:-2, 3] = ((hashed[:-2] * _MIX[0] + hashed[2:] * _MIX[3]) * _MIX[1]) >> shift
+    table[hashed == 0] = SIZE
     return table
 
 

@@ -6,6 +6,7 @@ million tokens; these run on RE2 in one pass each, and only where a cheap litera
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -47,14 +48,18 @@ SHAPES: tuple[Shape, ...] = (
 RULES = frozenset(shape.rule for shape in SHAPES)
 
 
+MAX_FOUND = 1000
+
+
 def find(text: str) -> Iterator[tuple[str, int, int]]:
-    """Each secret in `text`: its rule, and its span."""
-    taken: list[tuple[int, int]] = []
-    for shape in SHAPES:
-        if not any(literal in text for literal in shape.literals):
-            continue
-        for match in shape.pattern.finditer(text):
-            start, end = match.span()
-            if not any(start < e and s < end for s, e in taken):
-                taken.append((start, end))
-                yield shape.rule, start, end
+    """Each secret in `text`, in order, at most `MAX_FOUND` of a kind: its rule, and its span. Shapes earlier in the list win."""
+    found: list[tuple[int, int, int]] = []
+    for rank, shape in enumerate(SHAPES):
+        if any(literal in text for literal in shape.literals):
+            matches = itertools.islice(shape.pattern.finditer(text), MAX_FOUND)
+            found += [(match.start(), rank, match.end()) for match in matches]
+    reached = 0
+    for start, rank, end in sorted(found):
+        if start >= reached:
+            yield SHAPES[rank].rule, start, end
+            reached = end

@@ -29,7 +29,7 @@ LONGEST_SHAPE = 64
 
 _SHAPES = (
     r"<\s*\|[^|<>\n]*\|\s*>",
-    r"\[\s*\|[a-z][a-z_ ]*\|\s*\]",
+    r"\[\s*\|[a-z][a-z_ ]+\|\s*\]",
     r"<<\s*/?\s*sys\s*>>",
     r">\s*\|[^|<>\n]*\|\s*<",
 )
@@ -40,7 +40,7 @@ _HEADER = re2.compile(
     rf"(?m)^[ \t>*_]*(?:#{{1,6}}[ \t]*|\[|<){_ROLE}[\]>]?[ \t*_]*:?[ \t]*$|(?m)^[ \t>*_]*(?:#{{1,6}}[ \t]*)?{_ROLE}[ \t*_]*:"
 )
 _TELLERS = frozenset({"system", "developer"})
-_SPEAKERS = frozenset({"user", "human", "assistant", "ai", "bot", "response", "input"})
+_ASKERS, _REPLIERS = frozenset({"user", "human", "input"}), frozenset({"assistant", "ai", "bot", "response"})
 _ASKS, _ANSWERS = frozenset({"instruction", "instructions"}), frozenset({"response", "input"})
 
 
@@ -150,10 +150,12 @@ class MarkerEngine:
 
 
 def _headers(text: str) -> list[Marker]:
-    """Role headers on lines of their own. One is a heading; a teller with a speaker, or a pair, is a forged frame."""
+    """Role headers at line starts. One is a heading; a whole chat, or an instruction with a response, is a forged frame."""
     spans = [(match[1] or match[2], *match.span()) for match in _HEADER.finditer(text)]
     roles = {role for role, _, _ in spans}
-    framed = bool(roles & _TELLERS and roles & _SPEAKERS) or bool(roles & _ASKS and roles & _ANSWERS)
+    # "System:" over "User:" is also how tables and reports are written; a chat has somebody who answers.
+    chat = bool(roles & _TELLERS) and bool(roles & _ASKERS) and bool(roles & _REPLIERS)
+    framed = chat or bool(roles & _ASKS and roles & _ANSWERS)
     return [Marker("role_header", FRAMED if framed else AMBIGUOUS, start, end) for _, start, end in spans]
 
 

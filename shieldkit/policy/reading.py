@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from shieldkit.errors import PolicyError
 
 MAX_BYTES = 1_000_000
+MAX_DEPTH = 24
 _MEND = "See `shieldkit policy schema` for what may stand here"
 
 
@@ -38,10 +39,10 @@ def parse(text: str, source: str) -> tuple[Any, Mapping[str, int]]:
     """Plain data, and the line number (from 1) of each dotted field. Raises `PolicyError`."""
     lines: dict[str, int] = {}
     try:
+        depth = 0
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):
-                where = f"{source}:{event.start_mark.line + 1}" if event.start_mark else source
-                raise PolicyError(where, "uses an alias (*…)", mend="Write the value out where it is used")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            _plain_yaml(event, depth, source)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         data = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -55,6 +56,19 @@ def parse(text: str, source: str) -> tuple[Any, Mapping[str, int]]:
                 raise PolicyError(f"{source}:{line}: {path}", "stands twice", mend="Keep one of the two")
             lines[path] = line
     return data, lines
+
+
+def _plain_yaml(event: Any, depth: int, source: str) -> None:
+    """Refuse what makes a file mean something other than it seems to: aliases, anchors, tags, merge keys, deep nesting."""
+    where = f"{source}:{event.start_mark.line + 1}" if event.start_mark else source
+    if depth > MAX_DEPTH:
+        raise PolicyError(where, f"is nested deeper than {MAX_DEPTH}", mend="A policy is a flat file")
+    if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+        raise PolicyError(where, "uses an anchor or alias (&…, *…)", mend="Write the value out where it is used")
+    if getattr(event, "tag", None) is not None:
+        raise PolicyError(where, "uses a tag (!…)", mend="Write a plain value; quote it if it is text")
+    if isinstance(event, yaml.ScalarEvent) and event.value == "<<":
+        raise PolicyError(where, "uses a merge key (<<)", mend="Write the values out where they are used")
 
 
 def _walk(node: yaml.Node, path: str) -> Iterator[tuple[str, int, bool]]:

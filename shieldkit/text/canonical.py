@@ -1,7 +1,8 @@
 """Canonical text: what a reader, or a model, would make of it, and where in the original each part stands.
 
 `text` is folded in one pass. What is encoded or spelled out is decoded into `children`, each folded in turn, down to a
-bounded depth and size: two decodings deep, and no more decoded text in all than twice the original and 4096 characters.
+bounded depth and size: three decodings deep, and no more decoded text in all than twice the original and 4096 characters.
+What lies deeper is not read, and `complete` says so.
 Everything is linear in the length of the text, and nothing in it raises, whatever the text.
 """
 
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from shieldkit.text import decoding
 from shieldkit.text.folding import Offsets, encodable, fold
 
-MAX_DEPTH = 2
+MAX_DEPTH = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class Child:
 
 @dataclass(frozen=True, slots=True)
 class Canonical:
-    """A text, folded, with its decoded parts. `complete` is False when some decoding was cut short by the size bound."""
+    """A text, folded, with its decoded parts. `complete` is False when decoding was cut short by a bound."""
 
     original: str
     text: str
@@ -86,7 +87,11 @@ def _grown(disguise: str, text: str, start: int, end: int, depth: int, budget: _
         return
     folded, offsets = fold(text)
     yield Child(disguise, folded, start, end)
-    if depth < MAX_DEPTH:
+    if depth == MAX_DEPTH:
+        # What is still encoded at the bottom is not read.
+        if any(inner.disguise in decoding.STACKED for inner in decoding.blobs(folded if folded == text else text)):
+            budget.left = -1
+    else:
         for inner, _ in _decoded(Canonical(text, folded, offsets)):
             # Rot13 and the like undo themselves; encodings may be stacked.
             if inner.disguise != disguise or disguise in decoding.STACKED:

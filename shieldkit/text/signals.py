@@ -45,9 +45,10 @@ def signals(text: str) -> Iterator[Signal]:
     if text.isascii():
         return
     text = encodable(text)
-    flags = [match.span() for match in _FLAG.finditer(text)]
+    # A flag's tags end where the flag ends.
+    flags = {match.end() for match in _FLAG.finditer(text)}
     for match in _TAGS.finditer(text):
-        if not any(start <= match.start() < end for start, end in flags):
+        if match.end() not in flags:
             yield Signal("hidden_text", 0.95, *match.span())
     for match in _SELECTORS.finditer(text):
         yield Signal("hidden_text", 0.95, *match.span())

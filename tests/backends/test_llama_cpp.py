@@ -248,3 +248,39 @@ def test_llama_cpp_prints_nothing(smollm2_path: Path, capfd: pytest.CaptureFixtu
     backend.close()
     captured = capfd.readouterr()
     assert captured.out + captured.err == ""
+
+
+def test_closing_waits_for_threads_that_count_and_a_closed_model_stays_closed(smollm2_path: Path) -> None:
+    backend = LlamaCpp(smollm2_path, threads=1, context_tokens=512)
+    backend.open()
+    conversation = Conversation.of("word " * 40_000)
+    errors: list[BaseException] = []
+
+    def count() -> None:
+        try:
+            backend.count_tokens(conversation)
+        except BackendError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for t in threads:
+        t.start()
+    time.sleep(0.02)
+    backend.close()
+    for t in threads:
+        t.join()
+    with pytest.raises(BackendError, match="closed"):
+        backend.count_tokens(Conversation.of("hello"))
+    with pytest.raises(BackendError, match="closed"):
+        backend.complete(ask("hi"))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "user", "content": "hi", "metadata": {"request": "abc-1"}},
+        {"role": "user", "content": [{"type": "text", "text": "hi", "cache_control": {"type": "ephemeral"}}]},
+    ],
+)
+def test_hints_to_other_apis_are_not_sent_and_no_error(smollm2: LlamaCpp, message: Any) -> None:
+    assert smollm2.prompt_ids(Conversation.of([message])) == smollm2.prompt_ids(Conversation.of("hi"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import time
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,13 @@ def test_what_only_looks_a_little_like_a_secret_is_left_alone(text: str) -> None
 def test_clean_text_holds_no_secrets(corpora: Path, name: str) -> None:
     with gzip.open(corpora / "haystack" / f"{name}.txt.gz", "rt", encoding="utf-8") as file:
         assert len(list(secrets.find(file.read()[:2_000_000]))) <= 2
+
+
+def test_many_secrets_cost_linear_time() -> None:
+    start = time.process_time()
+    for unit in (FAKE["aws_key"] + " ", "-----BEGIN PRIVATE KEY-----"):
+        assert list(secrets.find(unit * (100_000 // len(unit))))
+    assert time.process_time() - start < 3
 
 
 words = st.lists(

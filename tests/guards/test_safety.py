@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Mapping, Sequence
 
 import pytest
@@ -123,6 +124,31 @@ def test_windows_cover_every_character_and_overlap(length: int, tokens: int) -> 
     assert spans[0][0] == 0
     assert spans[-1][1] == length
     assert all(later < end for (_, end), (later, _) in itertools.pairwise(spans))
+
+
+def test_scripts_that_take_more_tokens_are_cut_into_smaller_windows() -> None:
+    class Dense(GuardModel):
+        def count_pieces(self, pieces: Sequence[Piece]) -> int:
+            return sum(len(p.text) if not p.text.isascii() else len(p.text) // 4 for p in pieces)
+
+    with shield(Dense(context_tokens=4096)) as guarded:
+        screening = guarded.screen("今天天气很好我们去公园" * 1000)
+    assert screening.action is Action.ALLOW
+    assert screening.coverage["safety"] == 1.0
+
+
+def test_a_guard_whose_time_is_over_asks_no_more() -> None:
+    class Slow(GuardModel):
+        def complete_pieces(self, pieces: Sequence[Piece], **options: object) -> PromptCompletion:
+            time.sleep(0.05)
+            return super().complete_pieces(pieces, **options)
+
+    model = Slow()
+    with shield(model, "{timeout: 300ms, window_tokens: 64}") as guarded:
+        assert not guarded.screen("words " * 5000).allowed
+        asked = len(model.prompts)
+        time.sleep(0.5)
+        assert len(model.prompts) <= asked + 2
 
 
 @pytest.mark.parametrize("text", ["I cannot say", "", "Safe", "safe enough"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -82,9 +83,11 @@ def test_a_tenant_gets_its_parts_and_keeps_the_rest() -> None:
         ("name: x", ["guards", "missing"]),
         ("guards: {}", ["name", "missing"]),
         ("name: x\nguards: {}\nname: y", ["policy:3", "name", "twice"]),
-        ("name: &a x\nguards: {}\ndescription: *a", ["policy:3", "alias"]),
+        ("name: &a x\nguards: {}\ndescription: *a", ["policy:1", "alias"]),
         ("name: [", ["not YAML"]),
-        ("name: !!python/object/apply:os.system [ls]\nguards: {}", ["not YAML"]),
+        ("name: !!python/object/apply:os.system [ls]\nguards: {}", ["policy:1", "tag"]),
+        ("base: 1\n<<: {mode: monitor}", ["policy:2", "merge key"]),
+        ("name: x\nguards: " + "{a: " * 30, ["nested"]),
         ("- 1", ["policy"]),
         ("", ["policy"]),
         ("name: x\nguards: {markers: {}}\ntenants: {a: {guards: {markers: {threshold: 3}}}}", ["tenants.a", "threshold"]),
@@ -112,6 +115,13 @@ def test_a_missing_file_and_an_unknown_built_in_are_policy_errors(tmp_path: Path
     (tmp_path / "latin.yaml").write_bytes(b"name: \xff")
     with pytest.raises(PolicyError, match="UTF-8"):
         Policy.load(tmp_path / "latin.yaml")
+
+
+def test_a_deeply_nested_file_is_refused_at_once() -> None:
+    start = time.perf_counter()
+    with pytest.raises(PolicyError):
+        Policy.from_yaml("[" * 200_000)
+    assert time.perf_counter() - start < 5
 
 
 @given(st.text() | st.recursive(

@@ -109,6 +109,13 @@ def test_a_disguise_is_a_signal_with_its_place(text: str, rule: str) -> None:
     assert all(6 <= s.start < s.end <= 6 + len(text) for s in found)
 
 
+def test_signals_cost_linear_time_in_flags_and_selectors() -> None:
+    for unit in ("\U0001f3f4\U000e0067\U000e0062\U000e007f", "\U000e0041 ", "\ufe0f\ufe0f\ufe0f ", "aа"):
+        start = time.process_time()
+        list(signals(unit * (100_000 // len(unit))))
+        assert time.process_time() - start < 3
+
+
 UNITS = {
     "one letter": "a", "spaces": " ", "tags": "\U000e0041", "selectors": "\U000e0101", "entities": "&#65;",
     "half entities": "&#", "percent": "%41", "backslashes": "\\u0041", "base64": "QUJD", "spaced": "a ", "leet": "a1b ",
