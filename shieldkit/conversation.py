@@ -6,8 +6,8 @@ calls and their arguments, tool results, nested JSON with its keys, names and id
 What is left is a skeleton with a slot for each segment, so that a rewritten text, or a placeholder, can be put back
 exactly where the original stood. What the guards read is therefore what is sent, by construction.
 
-Trust comes from the role, or from a `Segment` that the application makes; a message dict cannot claim it, since dicts
-are what applications pass on from elsewhere.
+Trust comes from the role (`system` is trusted: take it out of what clients send), or from a `Segment` that the
+application makes; no other field of a message dict can claim it.
 """
 
 from __future__ import annotations

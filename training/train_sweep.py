@@ -24,7 +24,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from shieldkit.injection.features import SIZE, features, words
-from shieldkit.injection.sweep import STEP, WINDOW, Head, window_evidence
+from shieldkit.injection.sweep import WINDOWS, Head, window_evidence
 from shieldkit.text import canonicalise
 from training.hard_negatives import sentences
 
@@ -86,9 +86,18 @@ def hashes(text: str) -> np.ndarray:
 
 
 def windows(text: Text) -> list[np.ndarray]:
-    """The windows of a text, as the sweep cuts them."""
+    """The windows of a text, of both sizes, as the sweep cuts them."""
     count = len(text.hashed)
-    return [text.hashed[s : s + WINDOW] for s in range(0, max(1, count - WINDOW + STEP), STEP)]
+    return [
+        text.hashed[start : start + size]
+        for size, step in WINDOWS
+        for start in range(0, max(1, count - size + step), step)
+    ]
+
+
+def sampled(all_windows: list[np.ndarray], most: int = 24) -> list[np.ndarray]:
+    """At most so many of a text's windows, spread over it."""
+    return all_windows[:: max(1, -(-len(all_windows) // most))]
 
 
 def matrix(rows: Sequence[np.ndarray]) -> csr_matrix:
@@ -104,7 +113,7 @@ def matrix(rows: Sequence[np.ndarray]) -> csr_matrix:
 
 def train(texts: Sequence[Text], c: float) -> Head:
     """Weights for telling the attacks among `texts` from the rest."""
-    benign = [w for t in texts if not t.attack for w in windows(t)[:6]]
+    benign = [w for t in texts if not t.attack for w in sampled(windows(t))]
     attacks = [windows(t) for t in texts if t.attack]
     source_sizes: dict[str, int] = defaultdict(int)
     for t in texts:
