@@ -80,8 +80,8 @@ class Shield:
         self._lanes = {"guard": Workers("guard", max_threads=32), "model": Workers("model", max_threads=32)}
         if backend is not None:
             _open(backend, self.policy)
-            for tenant in self.policy.tenants:
-                _check_context(backend, self.policy.for_tenant(tenant), f"tenants.{tenant}.context")
+            for name in self.policy.tenants:
+                _check_context(backend, self.policy.for_tenant(name), f"tenants.{name}.context")
         built: dict[tuple[str, str], Guard] = {}
         self._chains = {}
         for tenant in (None, *self.policy.tenants):
