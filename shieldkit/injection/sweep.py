@@ -27,7 +27,7 @@ STEP = 12
 WINDOWS = ((WINDOW, STEP), (16, 4))
 """Size and step, in words."""
 _FILE = Path(__file__).parent / "data" / "sweep.npz"
-_SHA256 = "dcd003cb770f1517e5cd1f5a0e7847dd1799413bc53b8ac7acb99b381befaaf1"
+_SHA256 = "7d825cf1fd041e2b3c348b4c391ec40bf4356587b1596f5927c34a09fd8f8f31"
 
 
 @dataclass(frozen=True, slots=True)
