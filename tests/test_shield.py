@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -194,17 +194,55 @@ def test_each_built_in_guard_is_closed_when_it_fails(
     name: str, stage: Stage, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Shield(policy(f"guards: {{{name}: {{timeout: 50ms}}}}"), Scripted(f"an {SECRET}")) as shield:
-        link = shield._chains[None].links[0]
-        check = type(link.guard).check
-
-        def faulty(self: Any, inspection: Inspection) -> Any:
-            return FAULTS[fault](inspection) if inspection.stage is stage else check(self, inspection)
-
-        monkeypatch.setattr(type(link.guard), "check", faulty)
+        put_out_of_order(shield, stage, fault, monkeypatch)
         reply = shield.invoke("question", schema={"type": "object"} if name == "schema" else None)
     assert reply.refused
     assert reply.refusal is not None
     assert (reply.refusal.guard, reply.refusal.stage) == (name, stage)
+
+
+def put_out_of_order(shield: Shield, stage: Stage, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The chain's first guard fails at one stage, and does its work at the other."""
+    kind = type(shield._chains[None].links[0].guard)
+    check = kind.check
+
+    def faulty(self: Any, inspection: Inspection) -> Any:
+        return FAULTS[fault](inspection) if inspection.stage is stage else check(self, inspection)
+
+    monkeypatch.setattr(kind, "check", faulty)
+
+
+@pytest.mark.parametrize("stage", list(Stage))
+@pytest.mark.parametrize("fault", ["raises", "hangs", "no finding"])
+def test_the_safety_guard_is_closed_when_it_fails(fault: str, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.guards.test_safety import GuardModel
+
+    section = policy("guards: {safety: {timeout: 500ms}}")
+    with Shield(section, Scripted(f"an {SECRET}"), guard_backend=GuardModel()) as shield:
+        put_out_of_order(shield, stage, fault, monkeypatch)
+        reply = shield.invoke("question")
+    assert reply.refusal is not None
+    assert (reply.refusal.guard, reply.refusal.stage) == ("safety", stage)
+
+
+@pytest.fixture(scope="module")
+def bank() -> Iterator[Shield]:
+    pytest.importorskip("nemoguardrails")
+    section = policy("guards: {topics: {pack: bank, check_output: true, timeout: 2s}}")
+    with Shield(section, Scripted("You can block your card in the app.")) as shield:
+        yield shield
+
+
+@pytest.mark.parametrize("stage", list(Stage))
+@pytest.mark.parametrize("fault", ["raises", "hangs", "no finding"])
+def test_the_topic_guard_is_closed_when_it_fails(
+    fault: str, stage: Stage, bank: Shield, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not bank.invoke("How do I block my card?").refused  # in order, it lets this pass
+    put_out_of_order(bank, stage, fault, monkeypatch)
+    reply = bank.invoke("How do I block my card?")
+    assert reply.refusal is not None
+    assert (reply.refusal.guard, reply.refusal.stage) == ("topics", stage)
 
 
 class BrokenLedger(MemoryLedger):

@@ -1,7 +1,7 @@
 """Keys and passwords by their shapes: a fixed prefix and a fixed alphabet, as their issuers document them.
 
-Only shapes that ordinary prose and code do not have. detect-secrets knows more of them, and takes half a minute for a
-million tokens; these run on RE2 in one pass each, and only where a cheap literal says that one could be there.
+Only shapes that ordinary prose and code do not have. detect-secrets knows more of them, and is
+slower than a request can wait for; these run on RE2, and only where a cheap literal says that one could be there.
 """
 
 from __future__ import annotations

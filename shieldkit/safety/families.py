@@ -1,8 +1,9 @@
 """Guard models as records. A new one is an entry in `FAMILIES`.
 
 Sources: the model cards of Llama Guard 3 (1B, 8B) and 4 (12B) in meta-llama/PurpleLlama and Meta's prompt-format pages;
-the cards of Granite Guardian 3, ShieldGemma and Qwen3Guard. `verified` says whether golden prompts in the tests hold the
-format against the card's text. The weights are not at hand here, so none of them has been run.
+Granite Guardian 3, ShieldGemma and Qwen3Guard are sketches, written without their cards at hand: hold them against the
+card before use. `verified` says whether golden prompts in the tests hold the format against the published text. The
+weights are not at hand here, so none of them has been run.
 """
 
 from __future__ import annotations

@@ -86,8 +86,10 @@ def test_ten_thousand_rows_come_back_in_order_in_bounded_memory(tmp_path: Path) 
         "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0], file=sys.stderr); sys.exit(code)"
     )
 
+    padding = " ".join(f" padding{n}" for n in range(180))  # 2 KB, and no run of one thing, which would be a finding
+
     def peak_kib(count: int) -> int:
-        rows = b"".join(row(f"{n} " + (ATTACK if n % 7 == 0 else FINE) + " padding" * 100, id=n) for n in range(count))
+        rows = b"".join(row(f"{n} " + (ATTACK if n % 7 == 0 else FINE) + padding, id=n) for n in range(count))
         argv = [sys.executable, "-c", code, "screen", "--jsonl", "--policy", "policy.yaml"]
         done = subprocess.run(argv, input=rows, capture_output=True, cwd=tmp_path, timeout=110, check=True)
         verdicts = [json.loads(line) for line in done.stdout.splitlines()]
@@ -96,7 +98,8 @@ def test_ten_thousand_rows_come_back_in_order_in_bounded_memory(tmp_path: Path) 
         return int(done.stderr.split()[-1])
 
     few, many = peak_kib(500), peak_kib(10_000)
-    assert many - few < 8 * 1024  # KiB; what 10,000 rows leave behind is noise of the allocator, not rows
+    # 20 MB of rows. The peak of one and the same run varies by up to 4 MiB, whatever the number of rows.
+    assert many - few < 8 * 1024
 
 
 def test_a_broken_line_gives_an_error_row_and_exit_code_3(shieldkit: Command) -> None:
