@@ -4,12 +4,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from shieldkit.backends.base import Backend, Completion, CompletionRequest, Piece, PromptBackend, PromptCompletion
+from shieldkit.backends.base import (
+    Backend,
+    Completion,
+    CompletionRequest,
+    Piece,
+    Progress,
+    PromptBackend,
+    PromptCompletion,
+    StreamingBackend,
+)
 
 if TYPE_CHECKING:
     from shieldkit.backends.llama_cpp import LlamaCpp
 
-__all__ = ["Backend", "Completion", "CompletionRequest", "LlamaCpp", "Piece", "PromptBackend", "PromptCompletion"]
+__all__ = [
+    "Backend",
+    "Completion",
+    "CompletionRequest",
+    "LlamaCpp",
+    "Piece",
+    "Progress",
+    "PromptBackend",
+    "PromptCompletion",
+    "StreamingBackend",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,11 +9,22 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from shieldkit.conversation import Conversation
+
+
+@dataclass(slots=True)
+class Progress:
+    """How many tokens have been generated so far, by a backend that counts them as they come; None where it does not.
+
+    What is charged for an answer that was cut off.
+    """
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +42,7 @@ class CompletionRequest:
     seed: int | None = None
     deadline: float = float("inf")
     cancelled: threading.Event = field(default_factory=threading.Event)
+    progress: Progress = field(default_factory=Progress)
 
     def expired(self) -> bool:
         """Whether generating should stop now."""
@@ -107,6 +119,21 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Free the model."""
+        ...
+
+
+@runtime_checkable
+class StreamingBackend(Backend, Protocol):
+    """A backend that can answer bit by bit."""
+
+    def stream(self, request: CompletionRequest) -> Iterator[str | Completion]:
+        """New text of the answer as it comes, and at last the whole `Completion`; its text is that of the bits together.
+
+        Only the answer's text comes in bits; reasoning and tool calls are in the completion. Closing the iterator, or
+        setting `request.cancelled`, ends the generation, also on the server that does it. The deadline is for the whole
+        answer. A backend that counts tokens as they come keeps `request.progress`. Raises what `complete` raises; an
+        iterator that ends without a completion has failed.
+        """
         ...
 
 
