@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from shieldkit.backends.base import CallOptions
     from shieldkit.budget import Principal
     from shieldkit.conversation import Conversation, Role, Segment, Trust
     from shieldkit.errors import (
@@ -49,6 +50,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Action",
     "BackendError",
+    "CallOptions",
     "ConfigurationError",
     "Conversation",
     "Coverage",
@@ -84,6 +86,7 @@ __all__ = [
 
 # Where each public name lives. They are loaded when first asked for, so that `import shieldkit` costs next to nothing.
 _HOMES = {
+    "shieldkit.backends.base": ("CallOptions",),
     "shieldkit.budget": ("Principal",),
     "shieldkit.conversation": ("Conversation", "Role", "Segment", "Trust"),
     "shieldkit.errors": (

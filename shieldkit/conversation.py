@@ -48,6 +48,7 @@ class Kind(enum.StrEnum):
     REASONING = "reasoning"
     TOOL_CALL = "tool_call"
     TOOL_RESULT = "tool_result"
+    TOOL_DEFINITION = "tool_definition"
     KEY = "key"
     NAME = "name"
 
@@ -127,11 +128,13 @@ class Conversation:
     """The messages of one request, and all their text as segments, in order.
 
     `unreadable` lists the paths of parts that no text guard can read (images, audio): they are never passed as read.
+    `tools` are the skeletons of tool definitions (`shieldkit.tool_definitions`); their text is among the segments too.
     """
 
     messages: tuple[Message, ...]
     segments: tuple[Segment, ...]
     unreadable: tuple[str, ...] = ()
+    tools: tuple[Skeleton, ...] = ()
 
     @classmethod
     def of(cls, messages: MessageLike | Sequence[MessageLike] | Conversation) -> Conversation:
@@ -174,6 +177,11 @@ class Conversation:
         """The messages in the chat wire form. `text` chooses what stands for segment *i*; its own text by default."""
         choose = text or (lambda i: self.segments[i].text)
         return [_fill(message.skeleton, choose) for message in self.messages]
+
+    def wire_tools(self, text: Callable[[int], str] | None = None) -> list[dict[str, Any]]:
+        """The tool definitions in the wire form, as `wire` does for the messages."""
+        choose = text or (lambda i: self.segments[i].text)
+        return [_fill(skeleton, choose) for skeleton in self.tools]
 
 
 def _fill(node: Skeleton, text: Callable[[int], str]) -> Any:
@@ -239,7 +247,8 @@ class _Builder:
             self.unreadable += self.base.unreadable
 
     def build(self) -> Conversation:
-        return Conversation(tuple(self.messages), tuple(self.segments), tuple(self.unreadable))
+        tools = self.base.tools if self.base is not None else ()
+        return Conversation(tuple(self.messages), tuple(self.segments), tuple(self.unreadable), tools)
 
     def add(self, item: MessageLike) -> None:
         path, first = f"messages[{len(self.messages)}]", len(self.segments)

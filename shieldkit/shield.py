@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from shieldkit.backends.base import Backend, PromptBackend
+from shieldkit.backends.base import Backend, CallOptions, PromptBackend
 from shieldkit.budget import Budget, Ledger, MemoryLedger, Principal
 from shieldkit.chain import Chain, Link
 from shieldkit.conversation import Conversation, MessageLike
@@ -102,18 +102,21 @@ class Shield:
 
     # -- calls ------------------------------------------------------------------------------------------------------
 
-    def invoke(self, messages: Messages, *, principal: Principal | None = None, schema: Any = None) -> Reply:
+    def invoke(self, messages: Messages, *, principal: Principal | None = None, schema: Any = None,
+               options: CallOptions | None = None) -> Reply:  # fmt: skip
         """Ask the model, guarded. Works in plain code and inside a running event loop.
 
         `messages`: a string, a message (dict, `Segment`, LangChain message), or a list of them. `schema`: a pydantic
-        model, a JSON Schema or a type that the answer must conform to; `reply.data` then holds the value.
+        model, a JSON Schema or a type that the answer must conform to; `reply.data` then holds the value. `options`:
+        tools, temperature and the like, within the policy's caps.
         A refusal is a value (`reply.refused`). Raises `InvalidConversation` and `BackendError`.
         """
-        return drive(self._invocation(messages, principal, schema, "invoke"), self._lanes)
+        return drive(self._invocation(messages, principal, schema, options, "invoke"), self._lanes)
 
-    async def ainvoke(self, messages: Messages, *, principal: Principal | None = None, schema: Any = None) -> Reply:
+    async def ainvoke(self, messages: Messages, *, principal: Principal | None = None, schema: Any = None,
+                      options: CallOptions | None = None) -> Reply:  # fmt: skip
         """`invoke` for async code: the same chain. When the caller is cancelled, generating stops soon after."""
-        return await adrive(self._invocation(messages, principal, schema, "invoke"), self._lanes)
+        return await adrive(self._invocation(messages, principal, schema, options, "invoke"), self._lanes)
 
     def screen(self, messages: Messages, *, stage: Stage | str = Stage.INPUT, tenant: str | None = None,
                schema: Any = None) -> Screening:  # fmt: skip
@@ -129,17 +132,19 @@ class Shield:
         return await adrive(self._screening(messages, stage, tenant, schema), self._lanes)
 
     def stream(
-        self, messages: Messages, *, principal: Principal | None = None, schema: Any = None
-    ) -> Iterator[StreamEvent]:
+        self, messages: Messages, *, principal: Principal | None = None, schema: Any = None,
+        options: CallOptions | None = None,
+    ) -> Iterator[StreamEvent]:  # fmt: skip
         """`invoke` as events. The policy's `streaming: off` gives one event, when all gates have passed."""
-        reply = drive(self._invocation(messages, principal, schema, "stream"), self._lanes)
+        reply = drive(self._invocation(messages, principal, schema, options, "stream"), self._lanes)
         yield StreamEvent(reply.text or "", reply)
 
     async def astream(
-        self, messages: Messages, *, principal: Principal | None = None, schema: Any = None
-    ) -> AsyncIterator[StreamEvent]:
+        self, messages: Messages, *, principal: Principal | None = None, schema: Any = None,
+        options: CallOptions | None = None,
+    ) -> AsyncIterator[StreamEvent]:  # fmt: skip
         """`stream` for async code."""
-        reply = await adrive(self._invocation(messages, principal, schema, "stream"), self._lanes)
+        reply = await adrive(self._invocation(messages, principal, schema, options, "stream"), self._lanes)
         yield StreamEvent(reply.text or "", reply)
 
     # -- life -------------------------------------------------------------------------------------------------------
@@ -173,7 +178,8 @@ class Shield:
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
-    def _invocation(self, messages: Messages, principal: Principal | None, schema: Any, operation: str) -> Steps[Reply]:
+    def _invocation(self, messages: Messages, principal: Principal | None, schema: Any, options: CallOptions | None,
+                    operation: str) -> Steps[Reply]:  # fmt: skip
         if self.backend is None:
             mend = "Give Shield(policy, backend=…), or use `screen`"
             raise ConfigurationError("backend", "this shield has no model to ask", mend=mend)
@@ -181,7 +187,8 @@ class Shield:
         if schema is not None and chain.policy.guards.schema_ is None:
             mend = "Add `schema: {}` to the policy's guards"
             raise ConfigurationError("schema", "this policy has no schema gate to hold the answer against", mend=mend)
-        return chain.invoke(Conversation.of(messages), self.backend, principal, _gate(schema), operation)
+        conversation = Conversation.of(messages)
+        return chain.invoke(conversation, self.backend, principal, _gate(schema), options or CallOptions(), operation)
 
     def _screening(self, messages: Messages, stage: Stage | str, tenant: str | None, schema: Any) -> Steps[Screening]:
         return self._chain(tenant).screen(Conversation.of(messages), Stage(stage), _gate(schema))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from shieldkit.backends.base import (
     Backend,
+    CallOptions,
     Completion,
     CompletionRequest,
     Piece,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Backend",
+    "CallOptions",
     "Completion",
     "CompletionRequest",
     "LlamaCpp",

@@ -2,7 +2,7 @@
 
 `Backend` completes a conversation within a token limit, counts its tokens, and tells its true context size and control
 tokens. `PromptBackend` completes a raw prompt made of pieces, and tells the log-probabilities of the first token:
-what guard models such as Llama Guard need.
+what guard models such as Llama Guard need. `CallOptions` is what a caller may choose about one call.
 """
 
 from __future__ import annotations
@@ -11,9 +11,67 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-from shieldkit.conversation import Conversation
+from shieldkit.conversation import Conversation, Trust
+from shieldkit.errors import InvalidConversation
+from shieldkit.tool_definitions import name_of
+
+MAX_STOPS, MAX_STOP_CHARS = 16, 256
+ToolChoice: TypeAlias = "str | Mapping[str, Any] | None"
+_CHOICES = ("auto", "none", "required")
+
+
+@dataclass(frozen=True, slots=True)
+class CallOptions:
+    """What a caller may choose about one call of the model. What is unset, the policy or the server decides.
+
+    `tools` are definitions in the OpenAI wire form, which is sent to the model: they count against the budget, and the
+    guards read them. `tool_trust`: `untrusted` for definitions that are not the application's own (an MCP server's).
+    `tool_choice`: `auto`, `none`, `required`, or `{"type": "function", "function": {"name": …}}` for one of `tools`.
+    `max_output_tokens` lowers the policy's cap, and cannot raise it. `temperature` is in 0..2, `stop` is up to 16 strings
+    at which the answer ends. Raises `InvalidConversation` with the path of what cannot be.
+    """
+
+    tools: tuple[Mapping[str, Any], ...] = ()
+    tool_choice: ToolChoice = None
+    max_output_tokens: int | None = None
+    temperature: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    tool_trust: Trust = Trust.TRUSTED
+
+    def __post_init__(self) -> None:
+        _check(isinstance(self.tools, (tuple, list)), "tools", "is not a list of tools")
+        names = [name_of(tool, f"options.tools[{i}]") for i, tool in enumerate(self.tools)]
+        _check(len(set(names)) == len(names), "tools", "two tools have the same name")
+        _check(_is_choice(self.tool_choice, names), "tool_choice", f"is none of {', '.join(_CHOICES)} or a tool given")
+        most, stop = self.max_output_tokens, (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        _check(most is None or (type(most) is int and most >= 1), "max_output_tokens", "is not a number of tokens")
+        _check(self.temperature is None or 0.0 <= self.temperature <= 2.0, "temperature", "is not within 0..2")
+        _check(self.seed is None or type(self.seed) is int, "seed", "is not a whole number")
+        fits = len(stop) <= MAX_STOPS and all(isinstance(s, str) and 0 < len(s) <= MAX_STOP_CHARS for s in stop)
+        _check(fits, "stop", f"is not up to {MAX_STOPS} strings of 1 to {MAX_STOP_CHARS} characters")
+        object.__setattr__(self, "tools", tuple(self.tools))
+        object.__setattr__(self, "stop", stop)
+        object.__setattr__(self, "tool_trust", Trust(self.tool_trust))
+
+    def output_tokens(self, most: int) -> int:
+        """The most tokens that the answer may have, under a policy's cap of `most`."""
+        return most if self.max_output_tokens is None else min(self.max_output_tokens, most)
+
+
+def _is_choice(choice: ToolChoice, names: Sequence[str]) -> bool:
+    if isinstance(choice, Mapping):
+        function = choice.get("function")
+        named = isinstance(function, Mapping) and function.get("name") in names and set(function) == {"name"}
+        return named and choice.get("type") == "function" and set(choice) == {"type", "function"}
+    return choice is None or choice in _CHOICES
+
+
+def _check(holds: bool, field_name: str, problem: str) -> None:
+    if not holds:
+        raise InvalidConversation(f"options.{field_name}", problem)
 
 
 @dataclass(slots=True)
@@ -32,7 +90,7 @@ class CompletionRequest:
     """One call of a model.
 
     `schema` is a JSON Schema for constrained decoding. `deadline` is in `time.monotonic()` seconds. A backend stops
-    generating soon after `cancelled` is set.
+    generating soon after `cancelled` is set. Tools are in the conversation (`conversation.wire_tools()`).
     """
 
     conversation: Conversation
@@ -43,6 +101,13 @@ class CompletionRequest:
     deadline: float = float("inf")
     cancelled: threading.Event = field(default_factory=threading.Event)
     progress: Progress = field(default_factory=Progress)
+    tool_choice: ToolChoice = None
+    stop: tuple[str, ...] = ()
+
+    @property
+    def tools(self) -> list[dict[str, Any]]:
+        """The tool definitions, in the OpenAI wire form, as the guards have passed them."""
+        return self.conversation.wire_tools()
 
     def expired(self) -> bool:
         """Whether generating should stop now."""

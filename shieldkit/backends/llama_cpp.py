@@ -281,7 +281,7 @@ class LlamaCpp:
         return Completion({"role": "assistant", "content": text}, len(ids), written, reason, self.model)
 
     def _generate(self, ids: list[int], request: CompletionRequest, grammar: Any) -> tuple[str, int, str]:
-        llama, written, reason = self._llama, [], "length"
+        llama, written, reason, ends = self._llama, [], "length", _Ends(request.stop)
         if request.seed is not None:
             llama.set_seed(request.seed)
         for token in llama.generate(ids, temp=request.temperature, grammar=grammar):
@@ -289,12 +289,15 @@ class LlamaCpp:
                 reason = "stop"
                 break
             written.append(token)
+            if request.stop and ends.at(llama.detokenize([token], prev_tokens=written[:-1] or ids[-1:], special=True)):
+                reason = "stop"
+                break
             if len(written) >= request.max_output_tokens:
                 break
             if request.expired():
                 raise BackendTimeout("no answer within the deadline")
         text: bytes = llama.detokenize(written, prev_tokens=ids[-1:], special=True)
-        return text.decode("utf-8", "replace"), len(written), reason
+        return ends.cut(text.decode("utf-8", "replace")), len(written), reason
 
     def complete_pieces(
         self, pieces: Sequence[Piece], *, max_output_tokens: int, top_logprobs: int = 20, timeout_s: float = 60.0
@@ -362,6 +365,23 @@ class LlamaCpp:
 
 
 _NO_ONE = Conversation((), ())
+
+
+class _Ends:
+    """Stop strings: whether one has come, looking at each token once, and the text before the first."""
+
+    def __init__(self, stop: Sequence[str]) -> None:
+        self._stop = tuple(s.encode("utf-8", "replace") for s in stop)
+        self._longest, self._tail = max(map(len, self._stop), default=0), b""
+
+    def at(self, new: bytes) -> bool:
+        seen = self._tail + new
+        self._tail = seen[-self._longest :]
+        return any(s in seen for s in self._stop)
+
+    def cut(self, text: str) -> str:
+        places = [at for s in self._stop if (at := text.find(s.decode())) >= 0]
+        return text[: min(places)] if places else text
 
 
 @lru_cache(maxsize=1)

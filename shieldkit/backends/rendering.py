@@ -51,18 +51,21 @@ class ChatTemplate:
         nonce = "".join(secrets.choice("bcdfghjklmnpqrstvwxz") for _ in range(24))
         messages = _plain(conversation.wire(lambda i: f"{nonce}{i}q"), nonce)
         given = _for_template(messages, self.source)
-        text = self._text(given, nonce)
+        tools = conversation.wire_tools(lambda i: f"{nonce}{i}q")
+        if tools and "tools" not in self.source:
+            raise BackendError("the model's chat template takes no tools")
+        text = self._text(given, tools, nonce)
         # What a template is not given (caching hints, metadata) the model does not see; what it is given must come out.
         wanted = {int(i) for i in re.findall(f"{nonce}([0-9]+)[qj]", json.dumps(given))}
         return _cut(text, nonce, conversation, wanted)
 
-    def _text(self, messages: list[dict[str, Any]], nonce: str) -> str:
+    def _text(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]], nonce: str) -> str:
         template = _compiled(self.source)
         attempts = (messages, _without_system(messages))
         for attempt in attempts:
             try:
                 return str(template.render(
-                    messages=attempt, add_generation_prompt=True, bos_token=self.bos, eos_token=self.eos, tools=None,
+                    messages=attempt, add_generation_prompt=True, bos_token=self.bos, eos_token=self.eos, tools=tools or None,
                     shieldkit_nonce=nonce, raise_exception=_raise, strftime_now=_now,
                 ))  # fmt: skip
             except Exception as error:  # the template is the file's, and may fail in any way

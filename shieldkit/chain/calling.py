@@ -9,7 +9,7 @@ from typing import Any
 
 from opentelemetry import context as otel_context
 
-from shieldkit.backends.base import Backend, Completion, CompletionRequest
+from shieldkit.backends.base import Backend, CallOptions, Completion, CompletionRequest
 from shieldkit.chain.trip import Trip
 from shieldkit.conversation import Conversation
 from shieldkit.driving import Call, Steps
@@ -19,15 +19,19 @@ from shieldkit.policy import Policy
 
 
 def complete(
-    trip: Trip, policy: Policy, backend: Backend, sent: Conversation, schema: Mapping[str, Any] | None
-) -> Steps[Completion]:
+    trip: Trip, policy: Policy, backend: Backend, sent: Conversation, schema: Mapping[str, Any] | None,
+    options: CallOptions,
+) -> Steps[Completion]:  # fmt: skip
     """Ask the model. Raises `BackendError` and its kin, and nothing else that a backend could think of."""
     cancelled = threading.Event()
     request = CompletionRequest(
         sent,
-        max_output_tokens=policy.context.max_output_tokens,
+        max_output_tokens=options.output_tokens(policy.context.max_output_tokens),
         schema=schema,
-        temperature=policy.model.temperature,
+        temperature=policy.model.temperature if options.temperature is None else options.temperature,
+        seed=options.seed,
+        tool_choice=options.tool_choice,
+        stop=options.stop,
         deadline=time.monotonic() + policy.model.timeout,
         cancelled=cancelled,
     )

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from shieldkit.backends.base import Backend, Completion
+from shieldkit.backends.base import Backend, CallOptions, Completion
 from shieldkit.budget import Budget, Principal
 from shieldkit.chain.calling import complete
 from shieldkit.chain.judging import Link, run_guards, unreadable
@@ -25,6 +25,7 @@ from shieldkit.outcome import Refusal, Reply, Screening, Stage, Usage
 from shieldkit.policy import Policy
 from shieldkit.schema import SchemaGate, reask_message
 from shieldkit.telemetry import Telemetry
+from shieldkit.tool_definitions import with_tools
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +54,17 @@ class Chain:
 
     def invoke(
         self, conversation: Conversation, backend: Backend, principal: Principal | None, gate: SchemaGate | None,
-        operation: str,
+        options: CallOptions, operation: str,
     ) -> Steps[Reply]:  # fmt: skip
-        """One guarded call of the model."""
+        """One guarded call of the model. Tools in `options` are text that is sent: judged and counted with the rest."""
+        conversation = with_tools(conversation, options.tools, options.tool_trust)
+        most = options.output_tokens(self.policy.context.max_output_tokens)
         trip = Trip(self.telemetry.request(operation), {"schema": gate, "canary": None})
-        with trip.traced(), Meter(self.policy, self.budget, backend, principal).open() as meter:
+        with trip.traced(), Meter(self.policy, self.budget, backend, principal, most).open() as meter:
             sent = yield from self._admit(trip, meter, conversation)
             if sent is None:
                 return self._reply(trip, backend)
-            return (yield from self._answer(trip, meter, conversation, sent, gate))
+            return (yield from self._answer(trip, meter, conversation, sent, gate, options))
 
     def _admit(self, trip: Trip, meter: Meter, conversation: Conversation) -> Steps[Conversation | None]:
         """Budget and input guards. What may be sent to the model, or None after a block."""
@@ -79,14 +82,15 @@ class Chain:
         return None if trip.blocked else sent
 
     def _answer(
-        self, trip: Trip, meter: Meter, conversation: Conversation, sent: Conversation, gate: SchemaGate | None
-    ) -> Steps[Reply]:
+        self, trip: Trip, meter: Meter, conversation: Conversation, sent: Conversation, gate: SchemaGate | None,
+        options: CallOptions,
+    ) -> Steps[Reply]:  # fmt: skip
         """The model's answer through the output guards; asked again where the schema gate alone refused it."""
         section = self.policy.guards.schema_
         schema = gate.json_schema if gate is not None and (section is None or section.constrain) else None
         asks_left = section.reasks if section is not None else 0
         while True:
-            completion = yield from complete(trip, self.policy, meter.backend, sent, schema)
+            completion = yield from complete(trip, self.policy, meter.backend, sent, schema, options)
             meter.settle(completion)
             trip.usage += Usage(completion.input_tokens, completion.output_tokens)
             answered = _answered(conversation, completion)

@@ -33,6 +33,7 @@ class Meter:
     budget: Budget
     backend: Backend
     principal: Principal | None
+    max_output_tokens: int
     reservation: Reservation | None = None
 
     @contextmanager
@@ -51,7 +52,7 @@ class Meter:
         count = partial(self.backend.count_tokens, sent, limit=self.policy.context.cap)
         try:
             tokens = yield Call(count, self.policy.budget.timeout, "model")
-            reserve = _Reserving(self.budget, self.principal, tokens, self.policy.context.max_output_tokens)
+            reserve = _Reserving(self.budget, self.principal, tokens, self.max_output_tokens)
             admission = yield Call(reserve, self.policy.budget.timeout, on_abandon=reserve.abandon)
         except TimeoutError:
             reason = "counting or reserving tokens took too long"
