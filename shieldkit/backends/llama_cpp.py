@@ -8,13 +8,14 @@ another.
 
 from __future__ import annotations
 
+import codecs
 import ctypes
 import hashlib
 import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -271,33 +272,59 @@ class LlamaCpp:
 
     def complete(self, request: CompletionRequest) -> Completion:
         """Answer. Control tokens that the model writes stay visible in the text, so that guards can see them."""
+        for answer in self.stream(request):
+            if isinstance(answer, Completion):
+                return answer
+        raise BackendError("the answer has no end")
+
+    def stream(self, request: CompletionRequest) -> Iterator[str | Completion]:
+        """`complete`, bit by bit. The model is this answer's until it ends or the iterator is closed: do not linger."""
         ids = self.prompt_ids(request.conversation)
         grammar = self._grammar(request.schema)
+        bits: list[str] = []
         with self._turn(request.deadline, request.expired):
             self._fits(len(ids), request.max_output_tokens)
-            text, written, reason = self._generate(ids, request, grammar)
+            answer = self._generate(ids, request, grammar)
+            while True:
+                try:
+                    bit = next(answer)
+                except StopIteration as end:
+                    written, reason = end.value
+                    break
+                bits.append(bit)
+                yield bit
         if request.cancelled.is_set():
             raise BackendError("the caller is gone")
-        return Completion({"role": "assistant", "content": text}, len(ids), written, reason, self.model)
+        yield Completion({"role": "assistant", "content": "".join(bits)}, len(ids), written, reason, self.model)
 
-    def _generate(self, ids: list[int], request: CompletionRequest, grammar: Any) -> tuple[str, int, str]:
-        llama, written, reason, ends = self._llama, [], "length", _Ends(request.stop)
+    def _generate(
+        self, ids: list[int], request: CompletionRequest, grammar: Any
+    ) -> Generator[str, None, tuple[int, str]]:
+        """Bits of text, none of them empty, and no character in two; at last the number of tokens, and why it ended."""
+        llama, last, written, reason = self._llama, ids[-1:], 0, "length"
+        decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        ends = _Ends(request.stop)
         if request.seed is not None:
             llama.set_seed(request.seed)
+        request.progress.input_tokens = len(ids)
         for token in llama.generate(ids, temp=request.temperature, grammar=grammar):
             if self._api.llama_vocab_is_eog(self._vocab, token):
                 reason = "stop"
                 break
-            written.append(token)
-            if request.stop and ends.at(llama.detokenize([token], prev_tokens=written[:-1] or ids[-1:], special=True)):
+            request.progress.output_tokens = written = written + 1
+            if bit := ends.before(decode(llama.detokenize([token], prev_tokens=last, special=True))):
+                yield bit
+            last = [token]
+            if ends.reached:
                 reason = "stop"
                 break
-            if len(written) >= request.max_output_tokens:
+            if written >= request.max_output_tokens:
                 break
             if request.expired():
                 raise BackendTimeout("no answer within the deadline")
-        text: bytes = llama.detokenize(written, prev_tokens=ids[-1:], special=True)
-        return ends.cut(text.decode("utf-8", "replace")), len(written), reason
+        if bit := ends.before(decode(b"", True)) + ends.rest():
+            yield bit
+        return written, reason
 
     def complete_pieces(
         self, pieces: Sequence[Piece], *, max_output_tokens: int, top_logprobs: int = 20, timeout_s: float = 60.0
@@ -320,8 +347,8 @@ class LlamaCpp:
             logprobs = logits - np.log(np.exp(logits).sum())
             best = np.argsort(-logprobs)[:top_logprobs]
             first = {self._spelled(int(t)): float(logprobs[t]) for t in reversed(best)}
-            text, written, _ = self._generate(ids, request, None)
-        return PromptCompletion(text, first, len(ids), written)
+            text = "".join(self._generate(ids, request, None))
+        return PromptCompletion(text, first, len(ids), request.progress.output_tokens or 0)
 
     def _fits(self, prompt: int, answer: int) -> None:
         if prompt + answer > self._llama.n_ctx():
@@ -368,20 +395,31 @@ _NO_ONE = Conversation((), ())
 
 
 class _Ends:
-    """Stop strings: whether one has come, looking at each token once, and the text before the first."""
+    """Stop strings in a text that comes in bits. What could be the beginning of one is held back."""
 
     def __init__(self, stop: Sequence[str]) -> None:
-        self._stop = tuple(s.encode("utf-8", "replace") for s in stop)
-        self._longest, self._tail = max(map(len, self._stop), default=0), b""
+        self._stop = tuple(stop)
+        self._longest = max(map(len, self._stop), default=0)
+        self._held, self.reached = "", False
 
-    def at(self, new: bytes) -> bool:
-        seen = self._tail + new
-        self._tail = seen[-self._longest :]
-        return any(s in seen for s in self._stop)
+    def before(self, bit: str) -> str:
+        """What of the text so far, not given out yet, surely stands before any stop string."""
+        if self.reached or not self._stop:
+            return "" if self.reached else bit
+        text, self._held = self._held + bit, ""
+        places = [at for s in self._stop if (at := text.find(s)) >= 0]
+        if places:
+            self.reached = True
+            return text[: min(places)]
+        tails = range(min(self._longest - 1, len(text)), 0, -1)
+        keep = next((n for n in tails if any(s.startswith(text[-n:]) for s in self._stop)), 0)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
 
-    def cut(self, text: str) -> str:
-        places = [at for s in self._stop if (at := text.find(s.decode())) >= 0]
-        return text[: min(places)] if places else text
+    def rest(self) -> str:
+        """What was held when the text ended: it became no stop string."""
+        held, self._held = self._held, ""
+        return held
 
 
 @lru_cache(maxsize=1)

@@ -15,7 +15,8 @@ from pydantic import BaseModel
 
 from shieldkit import ConfigurationError, ModelFileError, Segment, Shield
 from shieldkit.backends import LlamaCpp, Piece
-from shieldkit.backends.base import Backend, CompletionRequest, PromptBackend
+from shieldkit.backends.base import Backend, Completion, CompletionRequest, PromptBackend, StreamingBackend
+from shieldkit.backends.llama_cpp import _Ends
 from shieldkit.conversation import Conversation, Role
 from shieldkit.errors import BackendError, BackendTimeout, ContextExceeded
 from shieldkit.policy import Policy
@@ -32,6 +33,7 @@ def controls(backend: LlamaCpp, conversation: Conversation) -> list[int]:
 def test_it_is_a_backend_and_a_prompt_backend(smollm2: LlamaCpp) -> None:
     assert isinstance(smollm2, Backend)
     assert isinstance(smollm2, PromptBackend)
+    assert isinstance(smollm2, StreamingBackend)
 
 
 def test_every_control_token_of_the_vocabulary_is_inert_in_every_place(smollm2: LlamaCpp) -> None:
@@ -284,3 +286,55 @@ def test_closing_waits_for_threads_that_count_and_a_closed_model_stays_closed(sm
 )
 def test_hints_to_other_apis_are_not_sent_and_no_error(smollm2: LlamaCpp, message: Any) -> None:
     assert smollm2.prompt_ids(Conversation.of([message])) == smollm2.prompt_ids(Conversation.of("hi"))
+
+
+def test_the_bits_of_a_stream_are_the_answer(smollm2: LlamaCpp) -> None:
+    request = ask("Write the words for snow, tree and café in Japanese: 雪 and 🌲.", 40)
+    *bits, last = smollm2.stream(request)
+    whole = smollm2.complete(ask("Write the words for snow, tree and café in Japanese: 雪 and 🌲.", 40))
+    assert isinstance(last, Completion)
+    assert "".join(map(str, bits)) == last.message["content"] == whole.message["content"]
+    assert len(bits) > 5
+    assert all(bits)
+    assert (last.input_tokens, last.output_tokens) == (whole.input_tokens, whole.output_tokens)
+    assert (request.progress.input_tokens, request.progress.output_tokens) == (last.input_tokens, last.output_tokens)
+
+
+def test_a_stream_that_is_closed_or_cancelled_frees_the_model_and_tells_what_it_generated(smollm2: LlamaCpp) -> None:
+    closed = ask("Count from one to a hundred.", 200)
+    stream = smollm2.stream(closed)
+    assert next(stream)
+    assert smollm2._lock.locked()
+    stream.close()
+    assert not smollm2._lock.locked()
+    assert closed.progress.output_tokens == 1
+    cancelled = ask("Count from one to a hundred.", 200)
+    stream = smollm2.stream(cancelled)
+    next(stream)
+    cancelled.cancelled.set()
+    with pytest.raises(BackendError):
+        list(stream)
+    assert not smollm2._lock.locked()
+    assert cancelled.progress.output_tokens in (1, 2)
+    assert smollm2.complete(ask("Say hello.", 3)).output_tokens == 3
+
+
+@settings(max_examples=100)
+@given(st.text("abc", max_size=30), st.lists(st.text("abc", min_size=1, max_size=4), max_size=3), st.data())
+def test_the_first_stop_string_ends_a_text_however_it_is_cut(text: str, stop: list[str], data: st.DataObject) -> None:
+    ends, out = _Ends(stop), ""
+    while text and not ends.reached:
+        size = data.draw(st.integers(1, len(text)))
+        seen, text = text[:size], text[size:]
+        out += ends.before(seen)
+        assert not any(s in out for s in stop)
+    assert ends.reached or not any(s in out + ends.rest() for s in stop)
+
+
+def test_a_stop_string_ends_a_stream_and_none_of_it_leaves(smollm2: LlamaCpp) -> None:
+    whole = smollm2.complete(ask("What is the capital of France?", 20)).message["content"]
+    stop = whole[len(whole) // 2 :][:9]
+    *bits, last = smollm2.stream(ask("What is the capital of France?", 20, stop=(stop,)))
+    assert isinstance(last, Completion)
+    assert last.finish_reason == "stop"
+    assert "".join(map(str, bits)) == last.message["content"] == whole[: whole.index(stop)]
