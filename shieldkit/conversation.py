@@ -169,9 +169,10 @@ class Conversation:
         segments = tuple(replace(s, text=texts.get(i, s.text)) for i, s in enumerate(self.segments))
         return replace(self, segments=segments)
 
-    def distrusted(self) -> Conversation:
-        """The same conversation with no segment trusted: for text that is judged as an answer."""
-        return replace(self, segments=tuple(replace(s, trust=Trust.UNTRUSTED) for s in self.segments))
+    def distrusted(self, first: int = 0) -> Conversation:
+        """The same conversation with no segment trusted from number `first` on: for text that is judged as an answer."""
+        answer = (replace(s, trust=Trust.UNTRUSTED) for s in self.segments[first:])
+        return replace(self, segments=(*self.segments[:first], *answer))
 
     def wire(self, text: Callable[[int], str] | None = None) -> list[dict[str, Any]]:
         """The messages in the chat wire form. `text` chooses what stands for segment *i*; its own text by default."""
@@ -205,7 +206,8 @@ def _role(value: Any, path: str) -> Role:
 
 _READABLE_PARTS = frozenset({
     "text", "input_text", "output_text", "refusal", "reasoning", "thinking", "tool_use", "tool_result", "tool_call",
-    "function", "json", "document", "search_result", "citation",
+    "function", "function_call", "function_call_output", "custom_tool_call", "server_tool_use", "json", "document",
+    "search_result", "citation",
 })  # fmt: skip
 _MEDIA_PARTS = frozenset({"image", "image_url", "input_image", "audio", "input_audio", "video", "file", "input_file"})
 _MEDIA = _MEDIA_PARTS | {"images", "videos", "audios"}
@@ -226,6 +228,9 @@ _KINDS: Mapping[str, Kind] = {
     "function_call": Kind.TOOL_CALL,
     "tool_use": Kind.TOOL_CALL,
     "tool_call": Kind.TOOL_CALL,
+    "custom_tool_call": Kind.TOOL_CALL,
+    "server_tool_use": Kind.TOOL_CALL,
+    "function_call_output": Kind.TOOL_RESULT,
     "tool_result": Kind.TOOL_RESULT,
 }
 

@@ -26,7 +26,7 @@ class Call:
 
     function: Callable[[], Any]
     timeout_s: float
-    lane: Literal["guard", "model"] = "guard"
+    lane: Literal["guard", "model", "person"] = "guard"
     on_abandon: Callable[[], None] | None = None
 
 

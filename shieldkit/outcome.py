@@ -9,9 +9,12 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shieldkit.errors import Refused
+
+if TYPE_CHECKING:
+    from shieldkit.conversation import Conversation
 
 
 class Stage(enum.StrEnum):
@@ -22,20 +25,29 @@ class Stage(enum.StrEnum):
 
 
 class Action(enum.StrEnum):
-    """What a policy does about a finding, from mild to severe. Compare with `severity`."""
+    """What a policy does about a finding, from mild to severe. Compare with `severity`.
+
+    `approve` is for tool calls: a person has to agree first. Until one does, it stops like a block.
+    """
 
     ALLOW = "allow"
     FLAG = "flag"
     REDACT = "redact"
+    APPROVE = "approve"
     BLOCK = "block"
 
     @property
     def severity(self) -> int:
-        """0 (allow) to 3 (block)."""
+        """0 (allow) to 4 (block)."""
         return _SEVERITY[self]
 
+    @property
+    def stops(self) -> bool:
+        """Whether nothing goes on after it."""
+        return self is Action.BLOCK or self is Action.APPROVE
 
-_SEVERITY = {Action.ALLOW: 0, Action.FLAG: 1, Action.REDACT: 2, Action.BLOCK: 3}
+
+_SEVERITY = {action: severity for severity, action in enumerate(Action)}
 
 
 class Status(enum.StrEnum):
@@ -161,7 +173,10 @@ def worst(verdicts: tuple[Verdict, ...]) -> Action:
 
 @dataclass(frozen=True, slots=True)
 class Screening:
-    """The outcome of screening text without calling a model."""
+    """The outcome of screening text without calling a model.
+
+    `conversation` is what may go on: what was screened, with the policy's redactions. It is None in a refusal.
+    """
 
     verdicts: tuple[Verdict, ...]
     stage: Stage
@@ -169,6 +184,7 @@ class Screening:
     text: str | None = None
     trace_id: str = ""
     policy: str = ""
+    conversation: Conversation | None = field(default=None, repr=False)
 
     @property
     def action(self) -> Action:
@@ -178,7 +194,7 @@ class Screening:
     @property
     def allowed(self) -> bool:
         """Whether nothing blocks this text (it may be flagged, or have to be redacted)."""
-        return self.refusal is None and self.action is not Action.BLOCK
+        return self.refusal is None and not self.action.stops
 
     @property
     def score(self) -> float:

@@ -10,7 +10,7 @@ at start-up: a policy that cannot work, a guard that fails its self-test, a back
 from __future__ import annotations
 
 import difflib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -28,6 +28,7 @@ from shieldkit.policy import Policy
 from shieldkit.policy.model import GuardSettings
 from shieldkit.schema import SchemaGate, compile_schema
 from shieldkit.telemetry import Telemetry
+from shieldkit.tools import Approver
 from shieldkit.workers import Workers
 
 Messages: TypeAlias = "MessageLike | Sequence[MessageLike] | Conversation"
@@ -49,6 +50,7 @@ class Shield:
     one only `screen` works. `guards`: guards of one's own, run after the built-in ones and before the schema gate;
     they stay the caller's to close.
     `guard_backend`: the model that the safety guard asks. `ledger`: where budgets are kept; in this process by default.
+    `approver`: is asked about tool calls that the policy wants a person's yes for; without one they are refused.
     Raises `ConfigurationError` (`PolicyError`, `ModelFileError`, `SelfTestError`) when something cannot work.
     """
 
@@ -67,6 +69,7 @@ class Shield:
         guards: Sequence[Guard] = (),
         guard_backend: PromptBackend | None = None,
         ledger: Ledger | None = None,
+        approver: Approver | None = None,
         self_test: bool = True,
         tracer_provider: Any = None,
         meter_provider: Any = None,
@@ -77,7 +80,8 @@ class Shield:
         self._own_ledger = None
         if ledger is None:
             ledger = self._own_ledger = MemoryLedger(max_accounts=self.policy.budget.max_accounts)
-        self._lanes = {"guard": Workers("guard", max_threads=32), "model": Workers("model", max_threads=32)}
+        self._lanes = {"guard": Workers("guard", max_threads=32), "model": Workers("model", max_threads=32),
+                       "person": Workers("person", max_threads=32)}  # fmt: skip
         if backend is not None:
             _open(backend, self.policy)
             for name in self.policy.tenants:
@@ -94,7 +98,7 @@ class Shield:
                 policy=own.name, policy_version=own.version, mode=own.mode,
                 tracer_provider=tracer_provider, meter_provider=meter_provider,
             )  # fmt: skip
-            self._chains[tenant] = Chain(own, links, Budget(own.budget, context, ledger), telemetry)
+            self._chains[tenant] = Chain(own, links, Budget(own.budget, context, ledger), telemetry, approver)
         self._owned = list(built.values())
         if self_test:
             for made in (*self._owned, *guards):
@@ -119,17 +123,19 @@ class Shield:
         return await adrive(self._invocation(messages, principal, schema, options, "invoke"), self._lanes)
 
     def screen(self, messages: Messages, *, stage: Stage | str = Stage.INPUT, tenant: str | None = None,
-               schema: Any = None) -> Screening:  # fmt: skip
+               schema: Any = None, since: int = 0, only: Collection[str] | None = None) -> Screening:  # fmt: skip
         """Judge text without calling a model: what would the guards of this stage say?
 
-        At `stage="output"` the whole text is judged as an answer. No budget is used.
+        At `stage="output"` the whole text is judged as an answer. No budget is used, and no approver asked.
+        `since`: the first so many messages are context (judged before, or what an answer answers); only those after
+        them are judged. `only`: the names of the guards to run, of those in the chain; all by default.
         """
-        return drive(self._screening(messages, stage, tenant, schema), self._lanes)
+        return drive(self._screening(messages, stage, tenant, schema, since, only), self._lanes)
 
     async def ascreen(self, messages: Messages, *, stage: Stage | str = Stage.INPUT, tenant: str | None = None,
-                      schema: Any = None) -> Screening:  # fmt: skip
+                      schema: Any = None, since: int = 0, only: Collection[str] | None = None) -> Screening:  # fmt: skip
         """`screen` for async code."""
-        return await adrive(self._screening(messages, stage, tenant, schema), self._lanes)
+        return await adrive(self._screening(messages, stage, tenant, schema, since, only), self._lanes)
 
     def stream(
         self, messages: Messages, *, principal: Principal | None = None, schema: Any = None,
@@ -164,6 +170,10 @@ class Shield:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def guards(self, tenant: str | None = None) -> tuple[str, ...]:
+        """The names of the guards in the chain, in order; in a tenant's own where it has one."""
+        return tuple(link.guard.name for link in self._chain(tenant).links)
+
     def describe(self) -> dict[str, Any]:
         """What is at work: policy, backend, and each guard with its stages and model files. Plain JSON, no secrets."""
         return {
@@ -190,8 +200,18 @@ class Shield:
         conversation = Conversation.of(messages)
         return chain.invoke(conversation, self.backend, principal, _gate(schema), options or CallOptions(), operation)
 
-    def _screening(self, messages: Messages, stage: Stage | str, tenant: str | None, schema: Any) -> Steps[Screening]:
-        return self._chain(tenant).screen(Conversation.of(messages), Stage(stage), _gate(schema))
+    def _screening(
+        self, messages: Messages, stage: Stage | str, tenant: str | None, schema: Any, since: int,
+        only: Collection[str] | None,
+    ) -> Steps[Screening]:  # fmt: skip
+        chain, conversation = self._chain(tenant), Conversation.of(messages)
+        if unknown := set(only or ()) - set(self.guards(tenant)):
+            mend = f"In this chain are: {', '.join(self.guards(tenant))}"
+            raise ConfigurationError("only", f"no guard is named {sorted(unknown)[0]!r:.60}", mend=mend)
+        if not 0 <= since <= len(conversation.messages):
+            mend = f"Give 0 to {len(conversation.messages)}, the number of messages"
+            raise ConfigurationError("since", f"{since} messages were not given", mend=mend)
+        return chain.screen(conversation, Stage(stage), _gate(schema), since, only)
 
     def _chain(self, tenant: str | None) -> Chain:
         return self._chains.get(tenant) or self._chains[None]

@@ -8,7 +8,7 @@ in two places only: on its way to the model, and on its way out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +26,7 @@ from shieldkit.policy import Policy
 from shieldkit.schema import SchemaGate, reask_message
 from shieldkit.telemetry import Telemetry
 from shieldkit.tool_definitions import with_tools
+from shieldkit.tools import Approver
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,21 +37,27 @@ class Chain:
     links: tuple[Link, ...]
     budget: Budget
     telemetry: Telemetry
+    approver: Approver | None = None
 
-    def screen(self, conversation: Conversation, stage: Stage, gate: SchemaGate | None) -> Steps[Screening]:
+    def screen(
+        self, conversation: Conversation, stage: Stage, gate: SchemaGate | None, since: int = 0,
+        only: Collection[str] | None = None,
+    ) -> Steps[Screening]:  # fmt: skip
         """Judge text without a model. Every guard runs, also after a block, so that the screening is complete."""
+        links = self.links if only is None else tuple(link for link in self.links if link.guard.name in only)
         trip = Trip(self.telemetry.request("screen"), {"schema": gate, "canary": None})
         with trip.traced():
-            unreadable(trip, conversation, stage, self.policy.unreadable, self.policy.mode)
+            unreadable(trip, _since(conversation, since), stage, self.policy.unreadable, self.policy.mode)
+            rest = conversation.messages[since:]
+            first = rest[0].segments.start if rest else len(conversation.segments)
             if stage is Stage.OUTPUT:
-                conversation = conversation.distrusted()
-            judged = range(len(conversation.segments))
-            passed = yield from run_guards(
-                trip, self.links, stage, conversation, judged, self.policy.mode, exhaustive=True
-            )
+                conversation = conversation.distrusted(first)
+            judged = range(first, len(conversation.segments))
+            passed = yield from run_guards(trip, links, stage, conversation, judged, self.policy.mode, exhaustive=True)
         refusal = self._refusal(trip)
-        text = None if refusal else "\n".join(s.text for s in passed.segments)
-        return Screening(tuple(trip.verdicts), stage, refusal, text, trip.trace.trace_id, self._policy_id)
+        text = None if refusal else "\n".join(passed.segments[i].text for i in judged)
+        kept = None if refusal else passed
+        return Screening(tuple(trip.verdicts), stage, refusal, text, trip.trace.trace_id, self._policy_id, kept)
 
     def invoke(
         self, conversation: Conversation, backend: Backend, principal: Principal | None, gate: SchemaGate | None,
@@ -60,6 +67,7 @@ class Chain:
         conversation = with_tools(conversation, options.tools, options.tool_trust)
         most = options.output_tokens(self.policy.context.max_output_tokens)
         trip = Trip(self.telemetry.request(operation), {"schema": gate, "canary": None})
+        trip.principal, trip.approver = principal, self.approver
         with trip.traced(), Meter(self.policy, self.budget, backend, principal, most).open() as meter:
             sent = yield from self._admit(trip, meter, conversation)
             if sent is None:
@@ -95,7 +103,13 @@ class Chain:
             trip.usage += Usage(completion.input_tokens, completion.output_tokens)
             answered = _answered(conversation, completion)
             judged, first = answered.messages[-1].segments, len(trip.verdicts)
-            unreadable(trip, _only_last(answered), Stage.OUTPUT, self.policy.unreadable, self.policy.mode)
+            unreadable(
+                trip,
+                _since(answered, len(conversation.messages)),
+                Stage.OUTPUT,
+                self.policy.unreadable,
+                self.policy.mode,
+            )
             passed = yield from run_guards(trip, self.links, Stage.OUTPUT, answered, judged, self.policy.mode)
             cause = trip.cause
             if asks_left == 0 or cause is None or cause.guard != "schema":
@@ -162,9 +176,9 @@ def _is_text(part: Any) -> bool:
     )
 
 
-def _only_last(conversation: Conversation) -> Conversation:
-    """The last message's unreadable parts alone; the others were judged when they came in."""
-    here = f"messages[{len(conversation.messages) - 1}]"
+def _since(conversation: Conversation, since: int) -> Conversation:
+    """The unreadable parts of the messages from number `since` on; the others were judged when they came in."""
+    here = tuple(f"messages[{i}]" for i in range(since, len(conversation.messages)))
     return replace(conversation, unreadable=tuple(p for p in conversation.unreadable if p.startswith(here)))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from shieldkit.chain.approving import ask
 from shieldkit.chain.trip import Folder, Trip
 from shieldkit.conversation import Conversation, Segment
 from shieldkit.driving import Call, Steps
@@ -78,6 +79,11 @@ def _judge(trip: Trip, link: Link, inspection: Inspection, mode: Mode) -> Steps[
     except Exception as error:
         reason = f"the guard failed ({type(error).__name__})"
         decision = Decision(failed(blank, link.settings, Status.FAILED, "error", reason, mode))
+    if decision.verdict.action is Action.APPROVE and trip.approver is not None:
+        verdict = yield from ask(
+            trip.approver, decision.verdict, inspection.conversation, link.settings, trip.principal
+        )
+        decision = Decision(verdict)
     trip.note(decision.verdict, start_ns, time.time_ns())
     return decision.redact
 

@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from shieldkit.budget import Principal
 from shieldkit.conversation import Conversation
-from shieldkit.outcome import Action, Usage, Verdict, worst
+from shieldkit.outcome import Usage, Verdict, worst
 from shieldkit.telemetry import RequestTrace
 from shieldkit.text import Canonical, canonicalise
+from shieldkit.tools import Approver
 
 
 @dataclass(slots=True)
@@ -23,16 +25,18 @@ class Trip:
     folded: dict[int, Canonical] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)
     value: Any = None
+    principal: Principal | None = None
+    approver: Approver | None = None
 
     @property
     def blocked(self) -> bool:
         """Whether anything has blocked so far."""
-        return any(v.action is Action.BLOCK for v in self.verdicts)
+        return any(v.action.stops for v in self.verdicts)
 
     @property
     def cause(self) -> Verdict | None:
         """The verdict that blocked first."""
-        return next((v for v in self.verdicts if v.action is Action.BLOCK), None)
+        return next((v for v in self.verdicts if v.action.stops), None)
 
     def note(self, verdict: Verdict, start_ns: int, end_ns: int) -> None:
         """Keep a verdict, and tell the trace."""

@@ -61,6 +61,12 @@ def _leak(settings: Any, resources: Resources) -> Guard:
     return LeakGuard(settings, resources.control_tokens)
 
 
+def _tools(settings: Any, resources: Resources) -> Guard:
+    from shieldkit.guards.tools import ToolGuard
+
+    return ToolGuard(settings)
+
+
 def _schema(settings: Any, resources: Resources) -> Guard:
     from shieldkit.guards.schema import SchemaGuard
 
@@ -69,6 +75,7 @@ def _schema(settings: Any, resources: Resources) -> Guard:
 
 BUILDERS: Mapping[str, Callable[[Any, Resources], Guard]] = {
     "markers": _markers,
+    "tools": _tools,
     "leak": _leak,
     "injection": _injection,
     "topics": _topics,

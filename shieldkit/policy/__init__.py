@@ -19,7 +19,7 @@ BUILTINS = ("default", "strict", "monitor")
 
 __all__ = ["BUILTINS", "Policy"]
 
-_CANNOT_REDACT = ("topics", "safety", "schema_")
+_CANNOT_REDACT = ("topics", "safety", "tools", "schema")
 
 
 class Policy(PolicyModel):
@@ -92,16 +92,16 @@ class Policy(PolicyModel):
 
 
 def _check_actions(policy: Policy, source: str) -> None:
-    """A guard that cannot say where a finding stands cannot redact it."""
-    for field in _CANNOT_REDACT:
-        section: GuardSettings | None = getattr(policy.guards, field)
-        if section is None:
-            continue
-        name = field.removesuffix("_")
+    """A guard that cannot say where a finding stands cannot redact it, and only tool calls can wait for a person."""
+    for name, section in policy.sections().items():
         chosen = {"action": section.action} | {f"rules.{rule}.action": r.action for rule, r in section.rules.items()}
         for key, action in chosen.items():
-            if action is Action.REDACT:
+            problem = ""
+            if action is Action.REDACT and name in _CANNOT_REDACT:
                 problem = "'redact' cannot work: this guard judges a text as a whole and has no place to redact"
+            if action is Action.APPROVE and name != "tools":
+                problem = "'approve' is for tool calls, and this guard judges text"
+            if problem:
                 raise PolicyError(f"{source}: guards.{name}.{key}", problem, mend="Use block, flag or allow")
 
 

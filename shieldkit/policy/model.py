@@ -149,6 +149,45 @@ class LeakSettings(GuardSettings):
     secrets: bool = True
 
 
+ToolName = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^*\s]*\*?$")]
+Entry = Annotated[str, Field(max_length=2048, pattern=r"^(user|tool|document)(:[^*]+\*?|:\*)?$")]
+
+
+class Flow(Section):
+    """What holds for a tool after text from some origin."""
+
+    tool: ToolName = Field(description="The tool's name; the beginning of names where it ends in `*`.")
+    after: tuple[Entry, ...] = Field(
+        (), description="`user`, `tool`, `document`, or one of them by name: `tool:read_inbox`. Unset: always."
+    )
+    action: Action = Field(description="block, approve (a person has to agree), flag, or allow.")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Flow:
+        if self.action is Action.REDACT:
+            raise ValueError("'redact' cannot work for a call: use block, approve, flag or allow")
+        return self
+
+
+class ToolSettings(GuardSettings):
+    """Tool calls in the answer, before they are run."""
+
+    allow: tuple[ToolName, ...] | None = Field(
+        None, description="The tools that may be called; beginnings of names where they end in `*`. Unset: any."
+    )
+    arguments: Mapping[str, Mapping[str, Any]] = Field(
+        default_factory=dict, description="By tool: a JSON Schema that the arguments must conform to."
+    )
+    flows: tuple[Flow, ...] = Field(
+        (), description="For each origin in the conversation the first that fits holds; over all origins the severest."
+    )
+    approval_timeout: Seconds = Field(300.0, description="How long a person may take to approve; then it is refused.")
+
+    def action_for(self, rule: str) -> Action:
+        """`approval` and `watched` are what a flow asked for; the others are as the head says."""
+        return self.rule(rule).action or {"approval": Action.APPROVE, "watched": Action.FLAG}.get(rule, self.action)
+
+
 class SchemaSettings(GuardSettings):
     """The last gate: an answer that must conform to a schema, or it is a refusal."""
 
@@ -237,6 +276,7 @@ class Guards(Section):
     injection: InjectionSettings | None = None
     topics: TopicSettings | None = None
     safety: SafetySettings | None = None
+    tools: ToolSettings | None = None
     leak: LeakSettings | None = None
     schema_: SchemaSettings | None = Field(None, alias="schema")
     custom: Mapping[str, GuardSettings] = Field(

@@ -26,10 +26,18 @@ class _Check(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SchemaGate:
-    """`json_schema` is for constrained decoding; `read` is the gate."""
+    """`json_schema` is for constrained decoding; `read` is the gate, and `check` the gate for what is no text any more."""
 
     json_schema: Mapping[str, Any]
     _check: _Check
+
+    def check(self, value: Any) -> Any:
+        """The validated value that plain data is. Raises `NotConforming`."""
+        try:
+            text = json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError, RecursionError):
+            raise NotConforming(Violation("not_json")) from None
+        return self._check(value, text)
 
     def read(self, text: str, limits: Limits = Limits()) -> Any:  # noqa: B008 - frozen
         """The validated value that `text` is. Raises `NotConforming`."""

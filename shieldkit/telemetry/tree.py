@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
     from rich.tree import Tree
 
-_COLOURS = {"allow": "green", "flag": "yellow", "redact": "magenta", "block": "red"}
+_COLOURS = {"allow": "green", "flag": "yellow", "redact": "magenta", "approve": "cyan", "block": "red"}
 
 
 def render(spans: Sequence[ReadableSpan]) -> Tree:

@@ -1,0 +1,74 @@
+"""Where the text of a conversation is from: the user, tools by name, documents by origin.
+
+A result whose tool cannot be told counts as one of any tool, and a document without an origin as one from anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from shieldkit.conversation import Conversation, Message, Role
+from shieldkit.tools.calls import calls_of
+
+_DOCUMENT_PARTS = frozenset({"document", "search_result", "file", "input_file"})
+
+
+class Origin(NamedTuple):
+    """`role` is user, tool or document; `name` the tool or the document's origin, None where it is not known."""
+
+    role: Role
+    name: str | None = None
+
+    def may_be(self, entry: str) -> bool:
+        """Whether an entry of a policy may mean this origin: `tool`, `tool:read_inbox`, `document:https://example.org/*`."""
+        role, colon, name = entry.partition(":")
+        return role == self.role.value and (not colon or self.name is None or matches(self.name, name))
+
+    def is_surely(self, entry: str) -> bool:
+        """As `may_be`, but an origin without a name is meant only by an entry without one."""
+        return self.may_be(entry) and (self.name is not None or ":" not in entry)
+
+
+def matches(name: str, pattern: str) -> bool:
+    """A name as it is, or its beginning where the pattern ends in `*`."""
+    return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
+
+
+def origins_of(conversation: Conversation, before: int | None = None) -> frozenset[Origin]:
+    """The origins of all text in the messages before number `before`; in all of them by default."""
+    messages = conversation.messages[:before]
+    wires = conversation.wire()[:before]
+    called: dict[str, str] = {}
+    found: set[Origin] = set()
+    for message, wire in zip(messages, wires, strict=True):
+        if message.role is Role.ASSISTANT:
+            called |= {call.id: call.name for call in calls_of(wire) if call.id and call.name}
+        found.update(_own(conversation, message, wire, called))
+        found.update(_parts(wire, called))
+    return frozenset(found)
+
+
+def _own(
+    conversation: Conversation, message: Message, wire: Mapping[str, Any], called: Mapping[str, str]
+) -> Iterator[Origin]:
+    if message.role is Role.USER:
+        yield Origin(Role.USER)
+    if message.role not in (Role.TOOL, Role.DOCUMENT):
+        return
+    names = {segment.origin for segment in conversation.texts_of(message)}
+    names |= {wire.get("name"), called.get(str(wire.get("tool_call_id")))}
+    known = {name for name in names if isinstance(name, str) and name}
+    yield from (Origin(message.role, name) for name in known) if known else (Origin(message.role),)
+
+
+def _parts(wire: Mapping[str, Any], called: Mapping[str, str]) -> Iterator[Origin]:
+    """Results and documents that came as content parts of another message."""
+    content = wire.get("content")
+    for part in content if isinstance(content, list | tuple) else ():
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind in _DOCUMENT_PARTS:
+            yield Origin(Role.DOCUMENT)
+        elif isinstance(kind, str) and kind.endswith(("tool_result", "_call_output")):
+            identity = part.get("tool_use_id") or part.get("call_id")
+            yield Origin(Role.TOOL, called.get(str(identity)))
