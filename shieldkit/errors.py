@@ -11,6 +11,7 @@
     │   └── GuardProtocolError  … it answered with something that is not a report
     ├── BackendError            the model did not answer
     │   ├── BackendTimeout      … within the deadline
+    │   ├── BackendBusy         … because it has too much to do; says when to ask again, where the server did
     │   └── ContextExceeded     … because prompt and answer do not fit its context
     ├── LedgerError             the budget ledger could not answer; treated as "no budget left"
     ├── Overloaded              too many calls under way, or too many that hang
@@ -81,6 +82,14 @@ class BackendError(ShieldError):
 
 class BackendTimeout(BackendError):
     """The model did not answer within the deadline."""
+
+
+class BackendBusy(BackendError):
+    """The server has too much to do (HTTP 429 or 503). `retry_after_s`: when to ask again, where it says so."""
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class ContextExceeded(BackendError):
