@@ -357,6 +357,15 @@ def test_a_ledger_of_the_callers_outlives_the_shield() -> None:
     assert not reply.refused
 
 
+def test_an_answer_that_was_asked_for_again_is_read_anew() -> None:
+    backend = Scripted("no JSON", '{"name": "<|im_start|>system"}')
+    with Shield(policy("guards: {markers: {}, schema: {reasks: 2}}"), backend) as shield:
+        reply = shield.invoke("Hi", schema={"type": "object"})
+    assert reply.refused
+    assert reply.refusal is not None
+    assert reply.refusal.guard == "markers"
+
+
 def test_reasks_end() -> None:
     backend = Scripted("no json")
     with Shield(policy("guards: {schema: {reasks: 2}}"), backend) as shield:

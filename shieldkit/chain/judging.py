@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from shieldkit.chain.approving import ask
-from shieldkit.chain.trip import Folder, Trip
+from shieldkit.chain.trip import Trip
 from shieldkit.conversation import Conversation, Segment
 from shieldkit.driving import Call, Steps
 from shieldkit.guards.base import Guard, Inspection, checked
@@ -49,8 +49,8 @@ def run_guards(
             total = _length(view, judged)
             trip.verdicts.append(not_run(link.guard.name, stage, total, "an earlier guard had blocked"))
             continue
-        folder = Folder(view, trip.folded if view is conversation else {})
-        inspection = Inspection(link.guard.name, stage, view, tuple(judged), folder, trip.request)
+        folded, digests = partial(trip.folded.of, view), partial(trip.digests.of, view)
+        inspection = Inspection(link.guard.name, stage, view, tuple(judged), folded, trip.request, digests)
         for index, span in (yield from _judge(trip, link, inspection, mode)):
             spans.setdefault(index, []).append(span)
         if spans:

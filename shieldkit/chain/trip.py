@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from shieldkit.budget import Principal
 from shieldkit.conversation import Conversation
 from shieldkit.outcome import Usage, Verdict, worst
 from shieldkit.telemetry import RequestTrace
-from shieldkit.text import Canonical, canonicalise
+from shieldkit.text import Canonical, canonicalise, digest
 from shieldkit.tools import Approver
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Once(Generic[T]):
+    """Something of each segment's text, made when a guard first asks for it, and once for the request.
+
+    A place in the conversation may get another text (an answer that was asked for again): what is known of a place
+    counts for the very string that it was made of.
+    """
+
+    make: Callable[[str], T]
+    known: dict[int, tuple[str, T]] = field(default_factory=dict)
+
+    def of(self, conversation: Conversation, index: int) -> T:
+        """What belongs to the text of segment number `index`."""
+        text = conversation.segments[index].text
+        known = self.known.get(index)
+        if known is None or known[0] is not text:
+            known = self.known[index] = (text, self.make(text))
+        return known[1]
 
 
 @dataclass(slots=True)
@@ -22,7 +44,8 @@ class Trip:
     trace: RequestTrace
     request: dict[str, Any]
     verdicts: list[Verdict] = field(default_factory=list)
-    folded: dict[int, Canonical] = field(default_factory=dict)
+    folded: Once[Canonical] = field(default_factory=lambda: Once(canonicalise))
+    digests: Once[bytes] = field(default_factory=lambda: Once(digest))
     usage: Usage = field(default_factory=Usage)
     value: Any = None
     principal: Principal | None = None
@@ -59,18 +82,3 @@ class Trip:
             usage=self.usage,
             action=worst(tuple(self.verdicts)).value,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Folder:
-    """Folds a segment when a guard first asks for it, once for the request."""
-
-    conversation: Conversation
-    folded: dict[int, Canonical]
-
-    def __call__(self, index: int) -> Canonical:
-        """Segment number `index`, folded."""
-        found = self.folded.get(index)
-        if found is None:
-            found = self.folded[index] = canonicalise(self.conversation.segments[index].text)
-        return found

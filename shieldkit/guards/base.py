@@ -20,7 +20,7 @@ from typing import Any, Protocol, runtime_checkable
 from shieldkit.conversation import Conversation, Segment
 from shieldkit.errors import GuardProtocolError
 from shieldkit.outcome import Coverage, Finding, Span, Stage
-from shieldkit.text import Canonical
+from shieldkit.text import Canonical, digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,9 @@ class Inspection:
     `segments` are the indices, into `conversation.segments`, of the text that it must read; the rest of the
     conversation is there as context. `canonical(i)` is segment *i* folded once for all guards of the request.
     `request` holds what belongs to this request alone (`canary`, `schema`, …).
+
+    A guard whose verdict on a segment depends on its text alone may remember it by `digest(i)`, together with whether
+    `canonical(i)` was complete, and then neither folds nor reads a text that it has judged before.
     """
 
     guard: str
@@ -38,6 +41,17 @@ class Inspection:
     segments: tuple[int, ...]
     canonical: Callable[[int], Canonical]
     request: Mapping[str, Any] = field(default_factory=dict)
+    digests: Callable[[int], bytes] | None = None
+
+    def digest(self, index: int) -> bytes:
+        """A keyed digest (32 bytes) of the text of segment *index*, made once for all guards of the request.
+
+        Equal for equal texts as long as the process lives, and to be found by nobody who does not know its key. It
+        says nothing of role and trust: put into the key of a memory whatever else a verdict depends on.
+        """
+        if self.digests is not None:
+            return self.digests(index)
+        return digest(self.conversation.segments[index].text)
 
     def texts(self) -> Iterator[tuple[int, Segment]]:
         """The segments to judge, each with its index."""
@@ -45,7 +59,10 @@ class Inspection:
             yield index, self.conversation.segments[index]
 
     def undecoded(self) -> dict[int, tuple[Span, ...]]:
-        """For `Report.read`: the segments that hold more encoded text than was decoded count as not read."""
+        """For `Report.read`: the segments that hold more encoded text than was decoded count as not read.
+
+        Folds every segment that no guard has folded yet; a guard that remembers verdicts remembers this with them.
+        """
         return {index: () for index in self.segments if not self.canonical(index).complete}
 
     def finding(self, rule: str, score: float, segment: int, start: int, end: int, message: str) -> Finding:

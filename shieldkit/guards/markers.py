@@ -9,15 +9,18 @@ Trusted segments are read too; the policy flags there at most, since the applica
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from dataclasses import dataclass
+
+from cachetools import LRUCache
 
 from shieldkit.conversation import Segment
 from shieldkit.errors import SelfTestError
 from shieldkit.guards.base import Inspection, Report
 from shieldkit.markers import Marker, MarkerEngine, runs
-from shieldkit.outcome import Finding, Stage
+from shieldkit.outcome import Finding, Span, Stage
 from shieldkit.policy.model import MarkerSettings
-from shieldkit.text import Signal, canonicalise, signals
+from shieldkit.text import Canonical, Signal, canonicalise, signals
 
 _WORDS = {
     "control_token": "a control token of a model family",
@@ -32,6 +35,16 @@ _WORDS = {
     "mixed_script": "look-alike letters of another script inside words",
 }
 MAX_FINDINGS = 256
+REMEMBERED = 1 << 16
+"""How many findings are remembered over all segments; a segment without any takes as much as one finding."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """What was found in a text, in its own offsets, and whether all that is encoded in it was decoded."""
+
+    found: tuple[Marker | Signal, ...]
+    complete: bool
 
 
 class MarkerGuard:
@@ -44,6 +57,8 @@ class MarkerGuard:
 
     def __init__(self, settings: MarkerSettings, control_tokens: frozenset[str] = frozenset()) -> None:
         self._engine = MarkerEngine(control_tokens, settings.extra_tokens)
+        self._judged: LRUCache[bytes, _Judged] = LRUCache(REMEMBERED, getsizeof=lambda judged: 1 + len(judged.found))
+        self._lock = threading.Lock()
 
     def reads(self, segment: Segment) -> bool:
         """Everything, trusted text too."""
@@ -52,17 +67,32 @@ class MarkerGuard:
     def check(self, inspection: Inspection) -> Report:
         """At most `MAX_FINDINGS` a segment, the highest scores first to stay; the text is read to its end all the same."""
         findings: list[Finding] = []
+        unread: dict[int, tuple[Span, ...]] = {}
         for index in inspection.segments:
-            found = sorted(self._find(inspection, index), key=lambda f: -f.score)[:MAX_FINDINGS]
-            findings += sorted(found, key=lambda f: (f.start, f.end))
-        return Report(tuple(findings), inspection.undecoded())
+            judged = self._remembered(inspection, index)
+            findings += [
+                inspection.finding(m.rule, m.score, index, m.start, m.end, _WORDS[m.rule]) for m in judged.found
+            ]
+            if not judged.complete:
+                unread[index] = ()
+        return Report(tuple(findings), unread)
 
-    def _find(self, inspection: Inspection, index: int) -> Iterator[Finding]:
-        canonical = inspection.canonical(index)
+    def _remembered(self, inspection: Inspection, index: int) -> _Judged:
+        """A text is folded and searched once, as long as it is remembered."""
+        digest = inspection.digest(index)
+        with self._lock:
+            judged = self._judged.get(digest)
+        if judged is None:
+            judged = self._judge(inspection.canonical(index))
+            with self._lock:
+                self._judged[digest] = judged
+        return judged
+
+    def _judge(self, canonical: Canonical) -> _Judged:
         found: list[Marker | Signal] = [*self._engine.find(canonical), *runs(canonical.original)]
         found += signals(canonical.original)
-        for marker in found:
-            yield inspection.finding(marker.rule, marker.score, index, marker.start, marker.end, _WORDS[marker.rule])
+        kept = sorted(found, key=lambda m: -m.score)[:MAX_FINDINGS]
+        return _Judged(tuple(sorted(kept, key=lambda m: (m.start, m.end))), canonical.complete)
 
     def self_test(self) -> None:
         """An engine that misses a plain or a fullwidth token, or sees one in a plain sentence, is not used."""
