@@ -15,10 +15,10 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from shieldkit.cli import demo, doctor, policy, screen
+from shieldkit.cli import demo, doctor, policy, screen, serve
 from shieldkit.cli.exits import EPILOG, Exit
 
-COMMANDS = (demo, screen, policy, doctor)
+COMMANDS = (demo, screen, policy, serve, doctor)
 
 _EXAMPLES = """\
 examples:
@@ -26,6 +26,7 @@ examples:
   shieldkit screen letter.txt page.html            what would the guards say?
   shieldkit screen --jsonl < rows.jsonl            a verdict a row, in order
   shieldkit policy check policy.yaml               is this policy valid?
+  shieldkit serve --backend gguf:model.gguf        a guarded OpenAI-compatible endpoint
   shieldkit doctor                                 what is installed, and verified?
 
 """

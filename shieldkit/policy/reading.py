@@ -89,7 +89,7 @@ def explain(error: ValidationError, lines: Mapping[str, int], source: str, *, mo
     """The first complaint in plain words; how many more there are is said too."""
     problems = error.errors(include_url=False)
     first = problems[0]
-    field = _dotted(first["loc"]) or "policy"
+    field = dotted(first["loc"]) or "policy"
     line = lines.get(field)
     where = f"{source}:{line}: {field}" if line else f"{source}: {field}"
     more = f" ({len(problems) - 1} more problems after this one.)" if len(problems) > 1 else ""
@@ -136,7 +136,8 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     return next((model for model in found if model), None)
 
 
-def _dotted(loc: tuple[Any, ...]) -> str:
+def dotted(loc: tuple[Any, ...]) -> str:
+    """A pydantic location as a path: `guards.custom.x`, `keys[0].id`."""
     out = ""
     for part in loc:
         out += f"[{part}]" if isinstance(part, int) else f".{part}" if out else str(part)
