@@ -1,35 +1,5 @@
-"""Ways to write a text so that a reader or a model still gets it, and a plain comparison does not."""
+"""The disguises that users evaluate with are what the tests use."""
 
-from __future__ import annotations
+from shieldkit.evaluation.disguises import DISGUISES
 
-import base64
-import codecs
-from collections.abc import Callable, Mapping
-from urllib.parse import quote
-
-_HOMOGLYPHS = str.maketrans("aeiopcsxy", "аеіорсѕху")
-_LEET = str.maketrans("aeiost", "431057")
-
-
-def _selectors(text: str) -> str:
-    return "".join(chr(0xFE00 + b) if b < 16 else chr(0xE0100 + b - 16) for b in text.encode())
-
-
-DISGUISES: Mapping[str, Callable[[str], str]] = {
-    "fullwidth": lambda s: "".join(chr(ord(c) + 0xFEE0) if 33 <= ord(c) <= 126 else c for c in s),
-    "homoglyphs": lambda s: s.translate(_HOMOGLYPHS),
-    "zero_width": "\u200b".join,
-    "tag_characters": lambda s: "".join(chr(0xE0000 + ord(c)) if 32 <= ord(c) < 127 else c for c in s),
-    "variation_selectors": _selectors,
-    "html_entities": lambda s: "".join(f"&#{ord(c)};" for c in s),
-    "url_escapes": lambda s: "".join(f"%{ord(c):02x}" if c.isascii() else quote(c) for c in s),
-    "backslash_escapes": lambda s: "".join(f"\\u{ord(c):04x}" for c in s),
-    "spaced": " ".join,
-    "base64": lambda s: base64.b64encode(s.encode()).decode(),
-    "hex": lambda s: s.encode().hex(),
-    "rot13": lambda s: codecs.encode(s, "rot13"),
-    "reversed": lambda s: s[::-1],
-    "mathematical": lambda s: "".join(chr(0x1D41A + ord(c) - 97) if "a" <= c <= "z" else c for c in s),
-    "case": str.swapcase,
-    "leet": lambda s: s.translate(_LEET),
-}  # fmt: skip
+__all__ = ["DISGUISES"]

@@ -16,15 +16,17 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from shieldkit.cli import demo, doctor, policy, screen, serve
+from shieldkit.cli import eval as evaluation
 from shieldkit.cli.exits import EPILOG, Exit
 
-COMMANDS = (demo, screen, policy, serve, doctor)
+COMMANDS = (demo, screen, evaluation, policy, serve, doctor)
 
 _EXAMPLES = """\
 examples:
   shieldkit demo                                   guard a real model on this machine
   shieldkit screen letter.txt page.html            what would the guards say?
   shieldkit screen --jsonl < rows.jsonl            a verdict a row, in order
+  shieldkit eval rows corpus.jsonl                 how many attacks pass? (also: eval matrix)
   shieldkit policy check policy.yaml               is this policy valid?
   shieldkit serve --backend gguf:model.gguf        a guarded OpenAI-compatible endpoint
   shieldkit doctor                                 what is installed, and verified?
