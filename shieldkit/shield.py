@@ -9,9 +9,10 @@ at start-up: a policy that cannot work, a guard that fails its self-test, a back
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -25,7 +26,7 @@ from shieldkit.guards import BUILDERS, Resources, from_entry_point
 from shieldkit.guards.base import Guard
 from shieldkit.outcome import Action, Reply, Screening, Stage
 from shieldkit.policy import Policy
-from shieldkit.policy.model import GuardSettings
+from shieldkit.policy.model import ContextSettings, GuardSettings
 from shieldkit.schema import SchemaGate, compile_schema
 from shieldkit.telemetry import Telemetry
 from shieldkit.tools import Approver
@@ -60,6 +61,7 @@ class Shield:
     _lanes: dict[str, Workers] = field(default_factory=dict, repr=False)
     _own_ledger: Ledger | None = field(default=None, repr=False)
     _owned: list[Any] = field(default_factory=list, repr=False)
+    _is_view: bool = field(default=False, repr=False)
 
     def __init__(
         self,
@@ -77,6 +79,7 @@ class Shield:
         self.policy = policy if isinstance(policy, Policy) else Policy.load(policy)
         self.backend = backend
         self._owned = []
+        self._is_view = False
         self._own_ledger = None
         if ledger is None:
             ledger = self._own_ledger = MemoryLedger(max_accounts=self.policy.budget.max_accounts)
@@ -84,16 +87,12 @@ class Shield:
                        "person": Workers("person", max_threads=32)}  # fmt: skip
         if backend is not None:
             _open(backend, self.policy)
-            for name in self.policy.tenants:
-                _check_context(backend, self.policy.for_tenant(name), f"tenants.{name}.context")
         built: dict[tuple[str, str], Guard] = {}
         self._chains = {}
         for tenant in (None, *self.policy.tenants):
             own = self.policy.for_tenant(tenant)
             links = self._links(own, guards, Resources(backend, guard_backend), built)
-            context = own.context
-            if backend is not None:
-                context = context.model_copy(update={"max_tokens": min(context.cap, backend.context_tokens)})
+            context = _capped(own, backend) if backend is not None else own.context
             telemetry = Telemetry(
                 policy=own.name, policy_version=own.version, mode=own.mode,
                 tracer_provider=tracer_provider, meter_provider=meter_provider,
@@ -157,12 +156,29 @@ class Shield:
 
     def close(self) -> None:
         """Close what the shield made: guards, ledger and worker threads. Backend and ledger of the caller's stay open."""
+        if self._is_view:
+            return
         for made in self._owned:
             getattr(made, "close", lambda: None)()
         for lane in self._lanes.values():
             lane.close()
         if self._own_ledger is not None:
             self._own_ledger.close()
+
+    def with_backend(self, backend: Backend) -> Shield:
+        """This shield in front of another model: the same policy, guards, ledger and threads, which stay this one's.
+
+        Guards that were made for this shield's own model (its control tokens, rails that ask it) stay as they are.
+        Raises `ConfigurationError` when the policy claims more context than the model has.
+        """
+        _open(backend, self.policy)
+        made = copy.copy(self)
+        made.backend, made._owned, made._own_ledger, made._is_view = backend, [], None, True
+        made._chains = {
+            tenant: replace(chain, budget=replace(chain.budget, context=_capped(chain.policy, backend)))
+            for tenant, chain in self._chains.items()
+        }
+        return made
 
     def __enter__(self) -> Shield:
         return self
@@ -272,6 +288,13 @@ def _open(backend: Backend, policy: Policy) -> None:
     if opener is not None:
         opener(policy.context.cap)
     _check_context(backend, policy, "context")
+    for name in policy.tenants:
+        _check_context(backend, policy.for_tenant(name), f"tenants.{name}.context")
+
+
+def _capped(policy: Policy, backend: Backend) -> ContextSettings:
+    """The context that may be used: the policy's, and never more than the model has."""
+    return policy.context.model_copy(update={"max_tokens": min(policy.context.cap, backend.context_tokens)})
 
 
 def _check_context(backend: Backend, policy: Policy, field: str) -> None:

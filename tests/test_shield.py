@@ -752,3 +752,26 @@ tenants: {big: {context: {max_tokens: 100000}}}
 """
     with pytest.raises(ConfigurationError, match=r"tenants\.big\.context\.max_tokens"):
         Shield(policy(head), Scripted())
+
+
+def test_a_view_on_another_model_shares_guards_and_budget_and_closes_nothing() -> None:
+    limit = "{limits: [{scope: user, window: 1h, total_tokens: 3000}]}"
+    first, second = Scripted("first"), Scripted("second", context_tokens=2000)
+    who = Principal(user="u")
+    with Shield(policy(budget=limit), first, guards=[word_guard()]) as shield:
+        with shield.with_backend(second) as view:
+            assert view.invoke("hello", principal=who).text == "second"
+            assert view.invoke("forbidden", principal=who).refused
+            refused = view.invoke(words(990), principal=who)
+            assert refused.refusal is not None
+            assert refused.refusal.rule == "budget.context"
+        assert shield.invoke(words(990), principal=who).text == "first"
+        spent = shield.invoke(words(1900), principal=who)
+        assert spent.refusal is not None
+        assert spent.refusal.rule == "budget.user"
+        with pytest.raises(ConfigurationError, match="max_output_tokens"):
+            shield.with_backend(Scripted(context_tokens=1000))
+
+
+def words(count: int) -> str:
+    return " ".join(f"w{i}" for i in range(count))

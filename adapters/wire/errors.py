@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shieldkit.errors import (
+    BackendBusy,
     BackendError,
     BackendTimeout,
     ConfigurationError,
@@ -48,6 +49,9 @@ def api_error(error: BaseException) -> ApiError:
         return error
     if isinstance(error, InvalidConversation):
         return ApiError(400, str(error), "invalid_messages", error.path[:200])
+    if isinstance(error, BackendBusy):
+        wait = {"retry-after": str(math.ceil(error.retry_after_s))} if error.retry_after_s else {}
+        return ApiError(503, "the model's server has too much to do", "upstream_busy", headers=wait)
     if isinstance(error, ConfigurationError):
         return ApiError(400, str(error), "invalid_request", error.field[:200])
     return next((made for kind, made in _ANSWERS if isinstance(error, kind)), _INTERNAL)

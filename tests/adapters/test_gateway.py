@@ -23,7 +23,7 @@ from shieldkit.adapters.gateway import Keys, Settings, gateway  # noqa: E402
 from shieldkit.adapters.gateway.keys import Key, digest_of, new_key  # noqa: E402
 from shieldkit.backends.base import CompletionRequest  # noqa: E402
 from shieldkit.budget import MemoryLedger  # noqa: E402
-from shieldkit.errors import BackendTimeout, ContextExceeded, Overloaded  # noqa: E402
+from shieldkit.errors import BackendBusy, BackendTimeout, ContextExceeded, Overloaded  # noqa: E402
 from tests.scripted import Scripted, hang  # noqa: E402
 from tests.served import in_process, until  # noqa: E402
 
@@ -169,6 +169,7 @@ def test_a_request_names_only_what_its_key_lets_it_name() -> None:
 FAULTS = {
     "timeout": (BackendTimeout(SECRET), 504, "upstream_timeout"),
     "upstream": (BackendError(SECRET), 502, "upstream_error"),
+    "busy": (BackendBusy(SECRET, 2.5), 503, "upstream_busy"),
     "context": (ContextExceeded(SECRET), 400, "context_length_exceeded"),
     "overloaded": (Overloaded(SECRET), 503, "overloaded"),
     "rubbish": (lambda _: 17, 502, "upstream_error"),
