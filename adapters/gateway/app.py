@@ -45,7 +45,6 @@ T = TypeVar("T")
 LARGE_BODY_BYTES = 65_536
 """Bodies above this are parsed in a thread: tens of milliseconds would hold up everybody else's events."""
 
-_NAMED = {"user": "x-shield-user", "session": "x-shield-session", "task": "x-shield-task"}
 NOBODY = Key(id="local", sha256="0" * 64, may_name=("user", "session", "task"), show_rule=True)
 
 
@@ -183,10 +182,7 @@ class _Call:
         del body
         if asked.model != self.gate.settings.model:
             raise ApiError(404, "this model is not served here", "model_not_found", "model")
-        principal = self.key.principal({
-            part: request.headers.get(header) or (asked.user if part == "user" else None)
-            for part, header in _NAMED.items()
-        })  # fmt: skip
+        principal = self.key.principal(asked.named(request.headers))
         self.gate.accounts.saw(self.gate.shield.policy, principal)
         ask: dict[str, Any] = {"principal": principal, "schema": asked.schema, "options": asked.options}
         if asked.stream and self.key.stream:
@@ -249,8 +245,8 @@ class _Call:
 
     def _headers(self, asked: Asked, reply: Reply | None) -> dict[str, str]:
         headers = {"cache-control": "no-store"}
-        if asked.ignored:
-            headers["x-shieldkit-ignored"] = ", ".join(asked.ignored)
+        if asked.hints:
+            headers["x-shieldkit-ignored"] = ", ".join(asked.hints)
         if reply is not None:
             headers["x-shieldkit-trace"] = reply.trace_id
             if reply.refusal is not None and self.key.show_rule:

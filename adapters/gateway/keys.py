@@ -73,9 +73,9 @@ class Key(Section):
     )
     requests: Rate | None = Field(None, description="How many requests, whatever their tokens.")
 
-    def principal(self, named: Mapping[str, str | None]) -> Principal:
+    def principal(self, named: Mapping[str, str]) -> Principal:
         """Who asks, when a request names these parts. Raises `ConfigurationError` for what is not an id."""
-        may = {part: value for part, value in named.items() if value and part in self.may_name}
+        may = {part: value for part, value in named.items() if part in self.may_name}
         return Principal(tenant=self.tenant, **{"user": self.user, **may})
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -26,7 +26,10 @@ HINTS = frozenset({
     "service_tier", "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "reasoning_effort", "reasoning",
     "verbosity", "store", "parallel_tool_calls", "truncation", "include", "max_tool_calls", "moderation",
 })  # fmt: skip
-"""Parameters that are read by nobody: the answer says which ones the request had (`x-shieldkit-ignored`)."""
+"""Parameters that the shield does not read. The guarded client hands them on; the gateway says that it ignores them."""
+
+NAMED = {"user": "x-shield-user", "session": "x-shield-session", "task": "x-shield-task"}
+"""The headers in which a request names parts of its principal."""
 
 MAX_STOPS = 16
 MAX_TOOLS = 512
@@ -51,7 +54,13 @@ class Asked:
     stream: bool = False
     include_usage: bool = False
     user: str | None = None
-    ignored: tuple[str, ...] = ()
+    hints: Mapping[str, Any] = field(default_factory=dict)
+
+    def named(self, headers: Mapping[str, str]) -> dict[str, str]:
+        """The parts of the principal that the request names, in its headers or as OpenAI's `user`."""
+        given = {part: headers.get(header) for part, header in NAMED.items()}
+        given["user"] = given["user"] or self.user
+        return {part: value for part, value in given.items() if value}
 
     def distrusted(self) -> Asked:
         """The same for an asker who may not instruct the model: the guards read his tools as they read his text."""
@@ -115,9 +124,9 @@ def read(surface: Surface, body: bytes) -> Asked:
         raise ApiError(400, "the body is not JSON", "invalid_json") from None
     if not isinstance(data, dict):
         raise ApiError(400, "the body is not a JSON object", "invalid_json")
-    ignored = tuple(sorted(name for name in HINTS & data.keys() if data[name] is not None))
+    hints = {name: data[name] for name in sorted(HINTS & data.keys()) if data[name] is not None}
     wanted = {name: value for name, value in data.items() if name not in HINTS}
-    return _READERS[surface](wanted, ignored)
+    return _READERS[surface](wanted, hints)
 
 
 def _validated(model: type[BaseModel], data: _Json) -> Any:
@@ -135,22 +144,22 @@ def _validated(model: type[BaseModel], data: _Json) -> Any:
         raise ApiError(400, f"{param}: {problem}", "invalid_value", param) from None
 
 
-def _chat(data: _Json, ignored: tuple[str, ...]) -> Asked:
+def _chat(data: _Json, hints: _Json) -> Asked:
     body: _Chat = _validated(_Chat, data)
     options = _options(body, body.max_completion_tokens or body.max_tokens, _tools(body.tools), body.tool_choice,
                        body.seed, body.stop)  # fmt: skip
     schema = _schema(body.response_format, "response_format")
-    return _asked("chat.completions", body, body.messages, options, schema, ignored)
+    return _asked("chat.completions", body, body.messages, options, schema, hints)
 
 
-def _completions(data: _Json, ignored: tuple[str, ...]) -> Asked:
+def _completions(data: _Json, hints: _Json) -> Asked:
     body: _Completions = _validated(_Completions, data)
     prompt = body.prompt if isinstance(body.prompt, str) else body.prompt[0]
     options = _options(body, body.max_tokens, (), None, body.seed, body.stop)
-    return _asked("completions", body, [{"role": "user", "content": prompt}], options, None, ignored)
+    return _asked("completions", body, [{"role": "user", "content": prompt}], options, None, hints)
 
 
-def _responses(data: _Json, ignored: tuple[str, ...]) -> Asked:
+def _responses(data: _Json, hints: _Json) -> Asked:
     body: _Responses = _validated(_Responses, data)
     tools = _tools([_chat_tool(tool, i) for i, tool in enumerate(body.tools or ())])
     choice = body.tool_choice
@@ -162,10 +171,10 @@ def _responses(data: _Json, ignored: tuple[str, ...]) -> Asked:
     items = [{"role": "user", "content": body.input}] if isinstance(body.input, str) else body.input
     for index, item in enumerate(items):
         _add_item(messages, item, f"input[{index}]")
-    return _asked("responses", body, messages, options, schema, ignored)
+    return _asked("responses", body, messages, options, schema, hints)
 
 
-_READERS: Mapping[Surface, Callable[[_Json, tuple[str, ...]], Asked]] = {
+_READERS: Mapping[Surface, Callable[[_Json, _Json], Asked]] = {
     "chat.completions": _chat,
     "completions": _completions,
     "responses": _responses,
@@ -188,11 +197,11 @@ def _options(
 
 
 def _asked(
-    surface: Surface, body: _Body, messages: list[_Json], options: CallOptions, schema: Any, ignored: tuple[str, ...]
+    surface: Surface, body: _Body, messages: list[_Json], options: CallOptions, schema: Any, hints: _Json
 ) -> Asked:
     usage = bool((body.stream_options or {}).get("include_usage"))
     user = body.safety_identifier or body.user
-    return Asked(surface, body.model, messages, options, schema, bool(body.stream), usage, user, ignored)
+    return Asked(surface, body.model, messages, options, schema, bool(body.stream), usage, user, hints)
 
 
 def _tools(tools: list[_Json] | None) -> tuple[_Json, ...]:

@@ -157,5 +157,6 @@ def _backend(what: str | None, model: str | None) -> Backend:
             raise ConfigurationError("--model", "is missing", mend="Give the name that the server has for the model")
         from shieldkit.backends import OpenAICompatible
 
-        return OpenAICompatible(what, model=model)
+        made: Backend = OpenAICompatible(what, model=model)
+        return made
     raise ConfigurationError("--backend", "is neither gguf:PATH nor a URL", mend=mend)

@@ -309,7 +309,7 @@ def test_many_at_once_are_each_answered_or_refused_and_nothing_leaks() -> None:
         until(lambda: there.state.tally.in_flight == 0)
         assert there.used() == sum(tokens for _, _, tokens in got)
         assert there.state.tally.total("answered") + there.state.tally.total("refused") == len(got)
-    assert len(got) > 500
+    assert len(got) >= 50
     for index, body, _ in got:
         assert SECRET not in body
         assert ("content_filter" in body) == (index % 2 == 1)
