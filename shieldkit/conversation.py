@@ -144,7 +144,9 @@ class Conversation:
         """
         if isinstance(messages, Conversation):
             return messages
-        single = isinstance(messages, (str, Segment, Mapping)) or not isinstance(messages, Iterable)
+        # A LangChain message is a pydantic model, and these are iterable.
+        one = isinstance(messages, (str, Segment, Mapping)) or hasattr(messages, "content")
+        single = one or not isinstance(messages, Iterable)
         builder = _Builder()
         for item in [messages] if single else messages:  # type: ignore[union-attr]
             builder.add(item)

@@ -137,6 +137,10 @@ def test_data_that_merely_has_a_type_key_is_readable() -> None:
     assert not Conversation.of({"role": "tool", "content": {"pets": [{"type": "dog"}]}}).unreadable
 
 
+def test_a_single_langchain_message_is_one_message() -> None:
+    assert Conversation.of(HumanMessage("hi")) == Conversation.of([HumanMessage("hi")])
+
+
 def test_langchain_messages_become_the_same_conversation_as_dicts() -> None:
     call = {"name": "f", "args": {"x": "y"}, "id": "c1", "type": "tool_call"}
     conversation = Conversation.of([
