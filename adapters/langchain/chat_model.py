@@ -34,6 +34,7 @@ from shieldkit.outcome import Reply
 from shieldkit.policy import Policy
 from shieldkit.schema import SchemaGate, compile_schema
 from shieldkit.shield import Shield
+from shieldkit.tools import Approver
 
 _IGNORED = frozenset({"stream", "stream_options", "stream_usage", "parallel_tool_calls", "strict", "ls_provider"})
 _PRINCIPAL = "shieldkit_principal"
@@ -42,7 +43,7 @@ _ON_REFUSAL = "shieldkit_on_refusal"
 
 
 class ShieldedChatModel(BaseChatModel):
-    """A chat model behind a shield. Give `model` and `policy`, or a `shield` that has a backend.
+    """A chat model behind a shield. Give `model` and `policy` (and an `approver`), or a `shield` that has a backend.
 
     `on_refusal`: `"message"` (an `AIMessage` with the refusal's text, `additional_kwargs["refusal"]` and finish reason
     `content_filter`) or `"raise"` (`RefusedByShield`). `temperature`, `max_tokens`, `seed` and `stop` are defaults for
@@ -54,6 +55,7 @@ class ShieldedChatModel(BaseChatModel):
 
     model: SkipValidation[BaseChatModel | None] = Field(None, exclude=True, repr=False)
     policy: SkipValidation[Policy | str | Path | None] = Field(None, exclude=True, repr=False)
+    approver: SkipValidation[Approver | None] = Field(None, exclude=True, repr=False)
     shield: SkipValidation[Shield | None] = Field(None, exclude=True, repr=False)
     on_refusal: OnRefusal = "message"
     context_tokens: int | None = None
@@ -72,8 +74,8 @@ class ShieldedChatModel(BaseChatModel):
         if (self.shield is None) == (self.model is None):
             raise ConfigurationError("ShieldedChatModel", "needs a model or a shield, and not both", mend=mend)
         if self.shield is not None:
-            if self.policy is not None:
-                raise ConfigurationError("policy", "the shield has one already", mend=mend)
+            if self.policy is not None or self.approver is not None:
+                raise ConfigurationError("policy, approver", "are the shield's own", mend=mend)
             if self.shield.backend is None:
                 raise ConfigurationError("shield", "has no model to ask", mend=mend)
             self._guarded = self.shield
@@ -81,7 +83,8 @@ class ShieldedChatModel(BaseChatModel):
         from shieldkit.backends import LangChainModel
 
         known = {} if self.context_tokens is None else {"context_tokens": self.context_tokens}
-        self._guarded = Shield(self.policy or "builtin:default", LangChainModel(self.model, **known))
+        backend = LangChainModel(self.model, **known)
+        self._guarded = Shield(self.policy or "builtin:default", backend, approver=self.approver)
 
     @property
     def guarded(self) -> Shield:
@@ -113,7 +116,7 @@ class ShieldedChatModel(BaseChatModel):
         params = super()._get_ls_params(stop=stop, **kwargs)
         backend = self._guarded.backend
         params["ls_provider"] = "shieldkit"
-        params["ls_model_name"] = backend.model if backend is not None else ""
+        params["ls_model_name"] = str(kwargs.get("model") or (backend.model if backend is not None else ""))
         return params
 
     def invoke(
