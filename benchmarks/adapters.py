@@ -5,8 +5,8 @@
 The backend answers at once. "no-op" is a `RunnableLambda` that returns a message: LangChain's own cost of a call.
 "shield" is `Shield.invoke` alone, with the guards of `builtin:default` on a 500-character prompt that they have seen
 before. The adapter's own cost is what is left of its row when both are taken away. "cpu" counts
-all threads of the process, and so holds on a machine that has other work too; "wall" does not. The agent rows are whole runs of an
-agent that calls one tool: two calls of the model, one of the tool.
+all threads of the process, and so holds on a machine that has other work too; "wall" does not. The agent rows are whole
+runs of an agent that calls one tool: two calls of the model, one of the tool.
 """
 
 from __future__ import annotations
