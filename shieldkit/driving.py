@@ -1,50 +1,112 @@
 """Two drivers for one chain.
 
-The chain is a generator that yields a `Call` for whatever takes time (a guard, a model, a token count) and is resumed
-with its result. `drive` runs the calls for a synchronous caller, `adrive` for an asynchronous one; the logic exists
-once. Both run calls on worker threads with a time limit, so a sync call inside a running event loop works, and an
-async call never blocks its loop. The pattern is httpx's `auth_flow`.
+The chain is a generator that yields a `Step` for whatever takes time (a guard, a model, a token count) and is resumed
+with its result. It may also yield an `Emit`: that event leaves at once. `run` drives a chain for a
+synchronous caller, `arun` for an asynchronous one; the logic exists once. `drive` and `adrive` are for a chain of which
+only the outcome matters. Calls run on worker threads with a time limit, so a sync call inside a running event loop works,
+and an async call never blocks its loop. The pattern is httpx's `auth_flow`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-from collections.abc import Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 from shieldkit.errors import Overloaded
 from shieldkit.workers import Workers
 
 T = TypeVar("T")
+E = TypeVar("E")
+Lanes: TypeAlias = dict[str, Workers]
+
+
+class Step(Protocol):
+    """Something that takes time, at most `timeout_s`."""
+
+    @property
+    def timeout_s(self) -> float:
+        """How long it may take."""
+        ...
+
+    def start(self, lanes: Lanes) -> concurrent.futures.Future[Any]:
+        """Begin, and tell where the result will be."""
+        ...
+
+    def abandon(self) -> None:
+        """Nobody waits for the result any more."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Something that takes time. `on_abandon` is called when nobody waits for the result any more."""
+    """A function to run in a worker. `on_abandon` is called when nobody waits for the result any more."""
 
     function: Callable[[], Any]
     timeout_s: float
     lane: Literal["guard", "model", "person"] = "guard"
     on_abandon: Callable[[], None] | None = None
 
+    def start(self, lanes: Lanes) -> concurrent.futures.Future[Any]:
+        """Hand it to a worker of its lane. Raises `Overloaded`."""
+        return lanes[self.lane].submit(self.function)
 
-Steps: TypeAlias = Generator[Call, Any, T]
-Lanes: TypeAlias = dict[str, Workers]
+    def abandon(self) -> None:
+        """Tell the function, if there is a way."""
+        if self.on_abandon is not None:
+            self.on_abandon()
+
+
+@dataclass(frozen=True, slots=True)
+class Emit(Generic[E]):
+    """An event that leaves while the chain is under way."""
+
+    event: E
+
+
+Steps: TypeAlias = Generator[Step, Any, T]
+"""A chain, or a part of one, from which nothing leaves before its end."""
+
+Flow: TypeAlias = Generator[Step | Emit[E], Any, T]
+"""A chain from which events of type `E` leave on the way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Generic[T]):
+    """The last that comes out of `arun`: what the chain returned."""
+
+    value: T
 
 
 def drive(chain: Steps[T], lanes: Lanes) -> T:
-    """Run a chain to its end and return its value. A call that takes too long raises `TimeoutError` inside the chain."""
+    """Run a chain to its end and return its value. A step that takes too long raises `TimeoutError` inside the chain."""
+    flow: Generator[Any, None, T] = run(chain, lanes)
     try:
-        call = next(chain)
         while True:
+            next(flow)
+    except StopIteration as stop:
+        value: T = stop.value
+        return value
+
+
+def run(chain: Flow[E, T], lanes: Lanes) -> Generator[E, None, T]:
+    """Run a chain, giving out its events as they come. Closing this closes the chain where it stands."""
+    try:
+        step = next(chain)
+        while True:
+            if isinstance(step, Emit):
+                yield step.event
+                step = chain.send(None)
+                continue
             try:
-                result = _wait(call, lanes)
+                result = _wait(step, lanes)
             except Exception as error:
-                call = chain.throw(error)
+                step = chain.throw(error)
             else:
-                call = chain.send(result)
+                step = chain.send(result)
     except StopIteration as stop:
         value: T = stop.value
         return value
@@ -52,53 +114,65 @@ def drive(chain: Steps[T], lanes: Lanes) -> T:
         chain.close()
 
 
-def _wait(call: Call, lanes: Lanes) -> Any:
-    future = lanes[call.lane].submit(call.function)
+def _wait(step: Step, lanes: Lanes) -> Any:
+    future = step.start(lanes)
     try:
-        return future.result(timeout=call.timeout_s)
+        return future.result(timeout=step.timeout_s)
     except concurrent.futures.TimeoutError:
         if not future.done():
-            _abandon(call, future)
+            _abandon(step, future)
         raise
     except (KeyboardInterrupt, SystemExit):
-        _abandon(call, future)
+        _abandon(step, future)
         raise
 
 
 async def adrive(chain: Steps[T], lanes: Lanes) -> T:
-    """`drive` for a running event loop. When the caller is cancelled, the call under way is told, and the chain closed."""
+    """`drive` for a running event loop. When the caller is cancelled, the step under way is told, and the chain closed."""
+    async with aclosing(arun(chain, lanes)) as flow:
+        async for event in flow:
+            if isinstance(event, Done):
+                value: T = event.value
+                return value
+    raise AssertionError("a chain ends with its value")
+
+
+async def arun(chain: Flow[E, T], lanes: Lanes) -> AsyncGenerator[E | Done[T], None]:
+    """`run` for a running event loop. An async generator has no value of its own: the chain's comes last, as `Done`."""
     try:
-        call = next(chain)
+        step = next(chain)
         while True:
+            if isinstance(step, Emit):
+                yield step.event
+                step = chain.send(None)
+                continue
             try:
-                result = await _await(call, lanes)
+                result = await _await(step, lanes)
             except Exception as error:
-                call = chain.throw(error)
+                step = chain.throw(error)
             else:
-                call = chain.send(result)
+                step = chain.send(result)
     except StopIteration as stop:
-        value: T = stop.value
-        return value
+        yield Done(stop.value)
     finally:
         chain.close()
 
 
-async def _await(call: Call, lanes: Lanes) -> Any:
-    future = lanes[call.lane].submit(call.function)
+async def _await(step: Step, lanes: Lanes) -> Any:
+    future = step.start(lanes)
     try:
-        return await asyncio.wait_for(asyncio.wrap_future(future), call.timeout_s)
+        return await asyncio.wait_for(asyncio.wrap_future(future), step.timeout_s)
     except TimeoutError:
-        _abandon(call, future)
+        _abandon(step, future)
         raise
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if future.cancelled() and (task is None or not task.cancelling()):
             raise Overloaded("the shield was closed") from None
-        _abandon(call, future)
+        _abandon(step, future)
         raise
 
 
-def _abandon(call: Call, future: concurrent.futures.Future[Any]) -> None:
+def _abandon(step: Step, future: concurrent.futures.Future[Any]) -> None:
     future.cancel()
-    if call.on_abandon is not None:
-        call.on_abandon()
+    step.abandon()
