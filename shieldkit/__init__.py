@@ -39,11 +39,12 @@ if TYPE_CHECKING:
         Span,
         Stage,
         Status,
+        StreamEvent,
         Usage,
         Verdict,
     )
     from shieldkit.policy import Policy
-    from shieldkit.shield import Shield, StreamEvent
+    from shieldkit.shield import Shield
 
 __version__ = "0.1.0"
 

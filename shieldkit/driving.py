@@ -21,6 +21,7 @@ from shieldkit.workers import Workers
 
 T = TypeVar("T")
 E = TypeVar("E")
+E_co = TypeVar("E_co", covariant=True)
 Lanes: TypeAlias = dict[str, Workers]
 
 
@@ -61,10 +62,10 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Emit(Generic[E]):
+class Emit(Generic[E_co]):
     """An event that leaves while the chain is under way."""
 
-    event: E
+    event: E_co
 
 
 Steps: TypeAlias = Generator[Step, Any, T]
@@ -81,7 +82,7 @@ class Done(Generic[T]):
     value: T
 
 
-def drive(chain: Steps[T], lanes: Lanes) -> T:
+def drive(chain: Flow[Any, T], lanes: Lanes) -> T:
     """Run a chain to its end and return its value. A step that takes too long raises `TimeoutError` inside the chain."""
     flow: Generator[Any, None, T] = run(chain, lanes)
     try:
@@ -127,7 +128,7 @@ def _wait(step: Step, lanes: Lanes) -> Any:
         raise
 
 
-async def adrive(chain: Steps[T], lanes: Lanes) -> T:
+async def adrive(chain: Flow[Any, T], lanes: Lanes) -> T:
     """`drive` for a running event loop. When the caller is cancelled, the step under way is told, and the chain closed."""
     async with aclosing(arun(chain, lanes)) as flow:
         async for event in flow:

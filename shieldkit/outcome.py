@@ -258,3 +258,15 @@ class Reply:
         if self.refusal is not None:
             raise Refused(self)
         return self
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEvent:
+    """Something that may be shown: `text` is new text, `reply` is set in the last event and holds the whole outcome.
+
+    The texts of all events together are `reply.text`. When the reply is a refusal, what was shown before stands: it
+    had been screened, and what follows it had not passed.
+    """
+
+    text: str = ""
+    reply: Reply | None = None

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import difflib
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -20,11 +21,11 @@ from shieldkit.backends.base import Backend, CallOptions, PromptBackend
 from shieldkit.budget import Budget, Ledger, MemoryLedger, Principal
 from shieldkit.chain import Chain, Link
 from shieldkit.conversation import Conversation, MessageLike
-from shieldkit.driving import Steps, adrive, drive
+from shieldkit.driving import Done, Flow, Steps, adrive, arun, drive, run
 from shieldkit.errors import ConfigurationError, PolicyError
 from shieldkit.guards import BUILDERS, Resources, from_entry_point
 from shieldkit.guards.base import Guard
-from shieldkit.outcome import Action, Reply, Screening, Stage
+from shieldkit.outcome import Action, Reply, Screening, Stage, StreamEvent
 from shieldkit.policy import Policy
 from shieldkit.policy.model import ContextSettings, GuardSettings
 from shieldkit.schema import SchemaGate, compile_schema
@@ -33,14 +34,6 @@ from shieldkit.tools import Approver
 from shieldkit.workers import Workers
 
 Messages: TypeAlias = "MessageLike | Sequence[MessageLike] | Conversation"
-
-
-@dataclass(frozen=True, slots=True)
-class StreamEvent:
-    """Something that may be shown: `text` is new text, `reply` is set in the last event and holds the whole outcome."""
-
-    text: str = ""
-    reply: Reply | None = None
 
 
 @dataclass(slots=True)
@@ -140,17 +133,23 @@ class Shield:
         self, messages: Messages, *, principal: Principal | None = None, schema: Any = None,
         options: CallOptions | None = None,
     ) -> Iterator[StreamEvent]:  # fmt: skip
-        """`invoke` as events. The policy's `streaming: off` gives one event, when all gates have passed."""
-        reply = drive(self._invocation(messages, principal, schema, options, "stream"), self._lanes)
-        yield StreamEvent(reply.text or "", reply)
+        """`invoke` as events. The policy's `streaming: off` gives one event, when all gates have passed.
+
+        Closing the iterator ends the generation, and what was generated is charged.
+        """
+        yield from run(self._invocation(messages, principal, schema, options, "stream"), self._lanes)
 
     async def astream(
         self, messages: Messages, *, principal: Principal | None = None, schema: Any = None,
         options: CallOptions | None = None,
     ) -> AsyncIterator[StreamEvent]:  # fmt: skip
-        """`stream` for async code."""
-        reply = await adrive(self._invocation(messages, principal, schema, options, "stream"), self._lanes)
-        yield StreamEvent(reply.text or "", reply)
+        """`stream` for async code. `aclose`, or cancelling the caller, ends the generation."""
+        async with aclosing(
+            arun(self._invocation(messages, principal, schema, options, "stream"), self._lanes)
+        ) as flow:
+            async for event in flow:
+                if not isinstance(event, Done):
+                    yield event
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -205,7 +204,7 @@ class Shield:
     # -- inside -----------------------------------------------------------------------------------------------------
 
     def _invocation(self, messages: Messages, principal: Principal | None, schema: Any, options: CallOptions | None,
-                    operation: str) -> Steps[Reply]:  # fmt: skip
+                    operation: str) -> Flow[StreamEvent, Reply]:  # fmt: skip
         if self.backend is None:
             mend = "Give Shield(policy, backend=…), or use `screen`"
             raise ConfigurationError("backend", "this shield has no model to ask", mend=mend)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from opentelemetry import context as otel_context
@@ -16,15 +16,14 @@ from shieldkit.driving import Call, Steps
 from shieldkit.errors import BackendError, BackendTimeout, ShieldError
 from shieldkit.outcome import Usage
 from shieldkit.policy import Policy
+from shieldkit.telemetry import ModelSpan
 
 
-def complete(
-    trip: Trip, policy: Policy, backend: Backend, sent: Conversation, schema: Mapping[str, Any] | None,
-    options: CallOptions,
-) -> Steps[Completion]:  # fmt: skip
-    """Ask the model. Raises `BackendError` and its kin, and nothing else that a backend could think of."""
-    cancelled = threading.Event()
-    request = CompletionRequest(
+def asked(
+    policy: Policy, sent: Conversation, schema: Mapping[str, Any] | None, options: CallOptions
+) -> CompletionRequest:
+    """What the model is asked, under the policy's caps."""
+    return CompletionRequest(
         sent,
         max_output_tokens=options.output_tokens(policy.context.max_output_tokens),
         schema=schema,
@@ -33,26 +32,35 @@ def complete(
         tool_choice=options.tool_choice,
         stop=options.stop,
         deadline=time.monotonic() + policy.model.timeout,
-        cancelled=cancelled,
     )
+
+
+def complete(
+    trip: Trip, policy: Policy, backend: Backend, sent: Conversation, schema: Mapping[str, Any] | None,
+    options: CallOptions,
+) -> Steps[Completion]:  # fmt: skip
+    """Ask the model. Raises `BackendError` and its kin, and nothing else that a backend could think of."""
+    request = asked(policy, sent, schema, options)
+    with turn(trip, policy, backend) as span:
+
+        def call() -> Completion:
+            token = otel_context.attach(span.context)
+            try:
+                return backend.complete(request)
+            finally:
+                otel_context.detach(token)
+
+        completion = checked(backend, (yield Call(call, policy.model.timeout, "model", request.cancelled.set)))
+        span.end(Usage(completion.input_tokens, completion.output_tokens), completion.finish_reason)
+    return completion
+
+
+@contextmanager
+def turn(trip: Trip, policy: Policy, backend: Backend) -> Iterator[ModelSpan]:
+    """The model's span; whatever is raised inside closes it, and becomes a typed error."""
     span = trip.trace.model(backend.name, backend.model)
-
-    def call() -> Completion:
-        token = otel_context.attach(span.context)
-        try:
-            return backend.complete(request)
-        finally:
-            otel_context.detach(token)
-
     try:
-        completion = yield Call(call, policy.model.timeout, "model", cancelled.set)
-        if not isinstance(completion, Completion):
-            raise BackendError(f"{backend.name} answered with a {type(completion).__name__}, not a Completion")
-        if not isinstance(completion.message, Mapping):
-            raise BackendError(f"{backend.name} answered with a message that is none")
-        for count in (completion.input_tokens, completion.output_tokens):
-            if type(count) is not int or count < 0:
-                raise BackendError(f"{backend.name} answered with a token count that is none")
+        yield span
     except BaseException as error:
         span.fail(error)
         if isinstance(error, TimeoutError):
@@ -60,5 +68,15 @@ def complete(
         if isinstance(error, ShieldError) or not isinstance(error, Exception):
             raise
         raise BackendError(f"{backend.name} failed ({type(error).__name__})") from None
-    span.end(Usage(completion.input_tokens, completion.output_tokens), completion.finish_reason)
+
+
+def checked(backend: Backend, completion: object) -> Completion:
+    """A backend's answer is input: a completion with a message and counts, or `BackendError`."""
+    if not isinstance(completion, Completion):
+        raise BackendError(f"{backend.name} answered with a {type(completion).__name__}, not a Completion")
+    if not isinstance(completion.message, Mapping):
+        raise BackendError(f"{backend.name} answered with a message that is none")
+    for count in (completion.input_tokens, completion.output_tokens):
+        if type(count) is not int or count < 0:
+            raise BackendError(f"{backend.name} answered with a token count that is none")
     return completion

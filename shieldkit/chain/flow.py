@@ -8,25 +8,32 @@ in two places only: on its way to the model, and on its way out.
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from shieldkit.backends.base import Backend, CallOptions, Completion
+from shieldkit.backends.base import Backend, CallOptions, Completion, CompletionRequest, StreamingBackend
 from shieldkit.budget import Budget, Principal
-from shieldkit.chain.calling import complete
+from shieldkit.chain.calling import asked, checked, complete, turn
 from shieldkit.chain.judging import Link, run_guards, unreadable
 from shieldkit.chain.metering import Meter
+from shieldkit.chain.pumping import Pull, Pump
+from shieldkit.chain.streaming import Screen, mismatch, streamable
 from shieldkit.chain.trip import Trip
 from shieldkit.conversation import Conversation, Role
-from shieldkit.driving import Steps
+from shieldkit.driving import Emit, Flow, Steps
 from shieldkit.leak import canary
-from shieldkit.outcome import Refusal, Reply, Screening, Stage, Usage
+from shieldkit.outcome import Refusal, Reply, Screening, Stage, StreamEvent, Usage
 from shieldkit.policy import Policy
 from shieldkit.schema import SchemaGate, reask_message
 from shieldkit.telemetry import Telemetry
 from shieldkit.tool_definitions import with_tools
 from shieldkit.tools import Approver
+
+STOP_S = 2.0
+"""How long a refusal in the middle of an answer waits for the model to stop, so that what it generated is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +69,11 @@ class Chain:
     def invoke(
         self, conversation: Conversation, backend: Backend, principal: Principal | None, gate: SchemaGate | None,
         options: CallOptions, operation: str,
-    ) -> Steps[Reply]:  # fmt: skip
-        """One guarded call of the model. Tools in `options` are text that is sent: judged and counted with the rest."""
+    ) -> Flow[StreamEvent, Reply]:  # fmt: skip
+        """One guarded call of the model. Tools in `options` are text that is sent: judged and counted with the rest.
+
+        Events leave only when `operation` is `stream`; the last of them holds the reply.
+        """
         conversation = with_tools(conversation, options.tools, options.tool_trust)
         most = options.output_tokens(self.policy.context.max_output_tokens)
         trip = Trip(self.telemetry.request(operation), {"schema": gate, "canary": None})
@@ -71,8 +81,14 @@ class Chain:
         with trip.traced(), Meter(self.policy, self.budget, backend, principal, most).open() as meter:
             sent = yield from self._admit(trip, meter, conversation)
             if sent is None:
-                return self._reply(trip, backend)
-            return (yield from self._answer(trip, meter, conversation, sent, gate, options))
+                reply = self._reply(trip, backend)
+            elif operation == "stream" and gate is None and streamable(self.policy, self.links, backend):
+                reply = yield from self._streamed(trip, meter, conversation, sent, options)
+            else:
+                reply = yield from self._answer(trip, meter, conversation, sent, gate, options)
+        if operation == "stream":
+            yield Emit(StreamEvent((reply.text or "")[len(trip.shown) :], reply))
+        return reply
 
     def _admit(self, trip: Trip, meter: Meter, conversation: Conversation) -> Steps[Conversation | None]:
         """Budget and input guards. What may be sent to the model, or None after a block."""
@@ -99,18 +115,11 @@ class Chain:
         asks_left = section.reasks if section is not None else 0
         while True:
             completion = yield from complete(trip, self.policy, meter.backend, sent, schema, options)
-            meter.settle(completion)
-            trip.usage += Usage(completion.input_tokens, completion.output_tokens)
-            answered = _answered(conversation, completion)
-            judged, first = answered.messages[-1].segments, len(trip.verdicts)
-            unreadable(
-                trip,
-                _since(answered, len(conversation.messages)),
-                Stage.OUTPUT,
-                self.policy.unreadable,
-                self.policy.mode,
-            )
-            passed = yield from run_guards(trip, self.links, Stage.OUTPUT, answered, judged, self.policy.mode)
+            usage = Usage(completion.input_tokens, completion.output_tokens)
+            meter.settle(usage)
+            trip.usage += usage
+            first = len(trip.verdicts)
+            passed = yield from self._judged(trip, conversation, completion)
             cause = trip.cause
             if asks_left == 0 or cause is None or cause.guard != "schema":
                 return self._reply(trip, meter.backend, completion, passed)
@@ -120,6 +129,78 @@ class Chain:
             yield from meter.reserve(trip, sent)
             if trip.blocked:
                 return self._reply(trip, meter.backend)
+
+    def _judged(self, trip: Trip, conversation: Conversation, completion: Completion) -> Steps[Conversation]:
+        """The model's answer through the output guards, whole. Returns the conversation with what of it may leave."""
+        answered = _answered(conversation, completion)
+        alone = _since(answered, len(conversation.messages))
+        unreadable(trip, alone, Stage.OUTPUT, self.policy.unreadable, self.policy.mode)
+        judged = answered.messages[-1].segments
+        return (yield from run_guards(trip, self.links, Stage.OUTPUT, answered, judged, self.policy.mode))
+
+    def _streamed(
+        self, trip: Trip, meter: Meter, conversation: Conversation, sent: Conversation, options: CallOptions
+    ) -> Flow[StreamEvent, Reply]:
+        """The model's answer, leaving as it is screened; at last screened whole, as an answer that is not streamed."""
+        backend = meter.backend
+        assert isinstance(backend, StreamingBackend)
+        request = asked(self.policy, sent, None, options)
+        with turn(trip, self.policy, backend) as span:
+            pump = Pump(backend, request, span.context)
+            completion: Completion | None = None
+            try:
+                cut_off = yield from self._released(trip, pump, conversation, request)
+                if cut_off:
+                    pump.stop()
+                    yield Pull(pump, sys.maxsize, STOP_S)
+                else:
+                    completion = checked(backend, pump.completion())
+            except TimeoutError:
+                if not trip.blocked:
+                    raise
+            finally:
+                pump.stop()
+                if completion is not None:
+                    usage = Usage(completion.input_tokens, completion.output_tokens)
+                else:
+                    usage = pump.used(meter.input_tokens)
+                if completion is not None or pump.began:
+                    meter.settle(usage)
+                    trip.usage += usage
+            span.end(usage, completion.finish_reason if completion is not None else "content_filter")
+        if completion is None:
+            return self._reply(trip, backend)
+        passed = yield from self._judged(trip, conversation, completion)
+        reply = self._reply(trip, backend, completion, passed)
+        if reply.text is not None and not reply.text.startswith(trip.shown):
+            mismatch(trip)
+            reply = self._reply(trip, backend)
+        return reply
+
+    def _released(
+        self, trip: Trip, pump: Pump, conversation: Conversation, request: CompletionRequest
+    ) -> Flow[StreamEvent, bool]:
+        """Let text leave as it is screened, until the answer has ended, or is refused in the middle: then True."""
+        screen = Screen(self.policy, self.links, _answered(conversation, _bits("")))
+        while True:
+            left_s = max(0.0, request.deadline - time.monotonic())
+            yield Pull(pump, screen.next_at, left_s)
+            screen.text += pump.take()
+            if len(screen.text) < screen.next_at:
+                return False
+            while len(screen.text) >= screen.next_at:
+                piece = yield from screen.look(trip)
+                if screen.suspected:
+                    first = len(trip.verdicts)
+                    yield from self._judged(trip, conversation, _bits(screen.suspect))
+                    if trip.blocked:
+                        return True
+                    # Not so in the light of all that stands before it: the whole answer decides.
+                    del trip.verdicts[first:]
+                    screen.shut()
+                elif piece:
+                    trip.shown += piece
+                    yield Emit(StreamEvent(piece))
 
     def _planted(self, trip: Trip, conversation: Conversation) -> Conversation:
         """The conversation with this request's canary at the end of its system prompt, where there is one."""
@@ -168,6 +249,11 @@ def _answered(conversation: Conversation, completion: Completion) -> Conversatio
         content = [{"type": "text", "text": "".join(texts)}, *rest] if rest else "".join(texts)
     message["content"] = content if isinstance(content, str | list) else ""
     return conversation.extend(message)
+
+
+def _bits(text: str) -> Completion:
+    """What has come of an answer so far, as if it were the answer."""
+    return Completion({"role": "assistant", "content": text}, 0, 0)
 
 
 def _is_text(part: Any) -> bool:

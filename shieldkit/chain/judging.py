@@ -68,17 +68,8 @@ def _asked(link: Link, inspection: Inspection) -> tuple[Inspection, object]:
 
 def _judge(trip: Trip, link: Link, inspection: Inspection, mode: Mode) -> Steps[tuple[tuple[int, Span], ...]]:
     """Run one guard and note its verdict. Returns what is to be redacted, by segment."""
-    total = _length(inspection.conversation, inspection.segments)
-    blank = Verdict(inspection.guard, inspection.stage, Status.RAN, Action.BLOCK, Action.BLOCK, Coverage(0, total))
     start_ns = time.time_ns()
-    try:
-        inspection, answer = yield Call(partial(_asked, link, inspection), link.settings.timeout)
-        decision = _decided(trip, link, inspection, blank, answer, mode)
-    except TimeoutError:
-        decision = Decision(failed(blank, link.settings, Status.TIMED_OUT, "timeout", "the guard took too long", mode))
-    except Exception as error:
-        reason = f"the guard failed ({type(error).__name__})"
-        decision = Decision(failed(blank, link.settings, Status.FAILED, "error", reason, mode))
+    decision = yield from judged_by(trip, link, inspection, mode)
     if decision.verdict.action is Action.APPROVE and trip.approver is not None:
         verdict = yield from ask(
             trip.approver, decision.verdict, inspection.conversation, link.settings, trip.principal
@@ -86,6 +77,20 @@ def _judge(trip: Trip, link: Link, inspection: Inspection, mode: Mode) -> Steps[
         decision = Decision(verdict)
     trip.note(decision.verdict, start_ns, time.time_ns())
     return decision.redact
+
+
+def judged_by(trip: Trip, link: Link, inspection: Inspection, mode: Mode) -> Steps[Decision]:
+    """What the policy makes of what one guard says, whatever that is."""
+    total = _length(inspection.conversation, inspection.segments)
+    blank = Verdict(inspection.guard, inspection.stage, Status.RAN, Action.BLOCK, Action.BLOCK, Coverage(0, total))
+    try:
+        inspection, answer = yield Call(partial(_asked, link, inspection), link.settings.timeout)
+        return _decided(trip, link, inspection, blank, answer, mode)
+    except TimeoutError:
+        return Decision(failed(blank, link.settings, Status.TIMED_OUT, "timeout", "the guard took too long", mode))
+    except Exception as error:
+        reason = f"the guard failed ({type(error).__name__})"
+        return Decision(failed(blank, link.settings, Status.FAILED, "error", reason, mode))
 
 
 def _decided(trip: Trip, link: Link, inspection: Inspection, blank: Verdict, answer: object, mode: Mode) -> Decision:

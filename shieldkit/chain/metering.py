@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
-from shieldkit.backends.base import Backend, Completion
+from shieldkit.backends.base import Backend
 from shieldkit.budget import Admission, Budget, Principal, Reservation
 from shieldkit.chain.trip import Trip
 from shieldkit.conversation import Conversation
@@ -35,6 +35,7 @@ class Meter:
     principal: Principal | None
     max_output_tokens: int
     reservation: Reservation | None = None
+    input_tokens: int = 0
 
     @contextmanager
     def open(self) -> Iterator[Meter]:
@@ -52,6 +53,7 @@ class Meter:
         count = partial(self.backend.count_tokens, sent, limit=self.policy.context.cap)
         try:
             tokens = yield Call(count, self.policy.budget.timeout, "model")
+            self.input_tokens = tokens if type(tokens) is int and tokens >= 0 else 0
             reserve = _Reserving(self.budget, self.principal, tokens, self.max_output_tokens)
             admission = yield Call(reserve, self.policy.budget.timeout, on_abandon=reserve.abandon)
         except TimeoutError:
@@ -70,12 +72,12 @@ class Meter:
             verdict = replace(verdict, rule=f"budget.{rule}" if rule else "")
         trip.note(verdict, start_ns, time.time_ns())
 
-    def settle(self, completion: Completion) -> None:
+    def settle(self, usage: Usage) -> None:
         """Put the real counts in place of what was reserved."""
         reservation, self.reservation = self.reservation, None
         if reservation is not None:
             with _kept_on_failure():
-                self.budget.settle(reservation, Usage(completion.input_tokens, completion.output_tokens))
+                self.budget.settle(reservation, usage)
 
     def release(self) -> None:
         """Give back what was reserved. Harmless when nothing is."""

@@ -39,7 +39,8 @@ class Once(Generic[T]):
 
 @dataclass(slots=True)
 class Trip:
-    """The verdicts so far, in order; what guards are told of the request; what schema guards made of the answer."""
+    """The verdicts so far, in order; what guards are told of the request; what schema guards made of the answer;
+    what of it has left already."""
 
     trace: RequestTrace
     request: dict[str, Any]
@@ -48,6 +49,7 @@ class Trip:
     digests: Once[bytes] = field(default_factory=lambda: Once(digest))
     usage: Usage = field(default_factory=Usage)
     value: Any = None
+    shown: str = ""
     principal: Principal | None = None
     approver: Approver | None = None
 

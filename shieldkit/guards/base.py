@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from shieldkit.conversation import Conversation, Segment
 from shieldkit.errors import GuardProtocolError
@@ -85,6 +85,17 @@ class Report:
     value: Any = None
 
 
+class Pending(NamedTuple):
+    """What a guard says of a text that goes on, in characters from its start.
+
+    Before `settled` it finds the same whatever follows. From `held` on the text may still turn out to be a part of a
+    finding; held ≤ settled.
+    """
+
+    held: int
+    settled: int
+
+
 @runtime_checkable
 class Guard(Protocol):
     """Reads text, reports findings.
@@ -92,6 +103,12 @@ class Guard(Protocol):
     A guard may also have `reads(segment) -> bool` (which segments it wants, beside the default: all that are untrusted),
     `locates` (True when the spans of its findings are exact, so that they can be redacted), `rules` (the ids it can
     report), `self_test()` (raises `SelfTestError`) and `close()`.
+
+    For answers that leave bit by bit, `streamable` is how many characters it must see on both sides of a place to find
+    all that is to be found there; what it has found, it finds in every longer text too. Without it, or when it is None,
+    nothing leaves before the whole answer has been read. A guard that can tell it from the text has
+    `pending(inspection, index) -> Pending` beside it. `classifies` is True for one that judges text as a whole: its
+    word on a part holds the rest back, and only its word on the whole refuses.
     """
 
     @property
@@ -117,6 +134,7 @@ class FunctionGuard:
     stages: frozenset[Stage]
     function: Callable[[Inspection], Iterable[Finding] | Report | None]
     locates: bool = False
+    streamable: int | None = None
 
     def check(self, inspection: Inspection) -> Report:
         """Run the function; what it yields are the findings."""
@@ -127,12 +145,15 @@ class FunctionGuard:
 
 
 def guard(
-    name: str, *, stages: Iterable[str] = ("input", "output"), locates: bool = False
+    name: str, *, stages: Iterable[str] = ("input", "output"), locates: bool = False, streamable: int | None = None
 ) -> Callable[[Callable[[Inspection], Iterable[Finding] | Report | None]], FunctionGuard]:
-    """Make a guard of a function that yields findings. `locates=True` promises exact spans, so they can be redacted."""
+    """Make a guard of a function that yields findings. `locates=True` promises exact spans, so they can be redacted.
+
+    `streamable` promises that a finding depends on no text farther from its place than so many characters; see `Guard`.
+    """
 
     def wrap(function: Callable[[Inspection], Iterable[Finding] | Report | None]) -> FunctionGuard:
-        return FunctionGuard(name, frozenset(Stage(s) for s in stages), function, locates)
+        return FunctionGuard(name, frozenset(Stage(s) for s in stages), function, locates, streamable)
 
     return wrap
 

@@ -13,11 +13,13 @@ from cachetools import LRUCache
 
 from shieldkit.conversation import Role
 from shieldkit.errors import SelfTestError
-from shieldkit.guards.base import Inspection, Report
+from shieldkit.guards.base import Inspection, Pending, Report
 from shieldkit.leak import canary, overlap, secrets
 from shieldkit.outcome import Finding, Stage
 from shieldkit.policy.model import LeakSettings
 from shieldkit.text import Canonical, canonicalise
+from shieldkit.text.pending import CONTEXT_CHARS
+from shieldkit.text.pending import pending as text_pending
 
 
 class LeakGuard:
@@ -27,28 +29,48 @@ class LeakGuard:
     stages = frozenset({Stage.OUTPUT})
     rules = frozenset({"canary", "system_prompt", "control_token"}) | secrets.RULES
     locates = True
+    streamable = CONTEXT_CHARS
 
     def __init__(self, settings: LeakSettings, control_tokens: frozenset[str] = frozenset()) -> None:
         self._settings = settings
         self._prompts: LRUCache[str, frozenset[str]] = LRUCache(32)
         self._lock = threading.Lock()
         self._control_tokens = tuple(sorted(control_tokens, key=len, reverse=True))
+        self._beginnings = frozenset(token[:n] for token in control_tokens for n in range(1, len(token)))
 
     def check(self, inspection: Inspection) -> Report:
         """Every leak found; the whole answer is read."""
-        prompts = [
+        prompts = self._prompts_of(inspection)
+        return Report(tuple(f for index in inspection.segments for f in self._leaks(inspection, index, prompts)))
+
+    def pending(self, inspection: Inspection, index: int) -> Pending:
+        """What may still become a leak: from the first run of words of the system prompt on, all that follows."""
+        canonical = inspection.canonical(index)
+        text, mark = canonical.original, inspection.request.get("canary")
+        last_words = overlap.pending(canonical.text)
+        longest = min(max(map(len, self._beginnings), default=0), len(text))
+        settled = min(
+            text_pending(canonical),
+            canonical.span(last_words, last_words)[0],
+            canary.pending(mark, canonical) if isinstance(mark, str) else len(text),
+            secrets.pending(text) if self._settings.secrets else len(text),
+            *(len(text) - n for n in range(longest, 0, -1) if text[-n:] in self._beginnings),
+        )
+        begun = (self._disclosure(prompt, canonical) for prompt in self._prompts_of(inspection))
+        return Pending(min(settled, *(found.start for found in begun if found is not None)), settled)
+
+    def _prompts_of(self, inspection: Inspection) -> list[frozenset[str]]:
+        return [
             self._runs(segment.text)
             for index, segment in enumerate(inspection.conversation.segments)
             if segment.trusted and segment.role is Role.SYSTEM and index not in inspection.segments
         ]
-        return Report(tuple(f for index in inspection.segments for f in self._leaks(inspection, index, prompts)))
 
     def _leaks(self, inspection: Inspection, index: int, prompts: list[frozenset[str]]) -> Iterator[Finding]:
         text = inspection.conversation.segments[index].text
         mark = inspection.request.get("canary")
         if isinstance(mark, str):
-            place = canary.find(mark, inspection.canonical(index))
-            if place is not None:
+            for place in canary.find(mark, inspection.canonical(index)):
                 yield inspection.finding("canary", 1.0, index, *place, "the mark of the system prompt is in the answer")
         for prompt in prompts:
             found = self._disclosure(prompt, inspection.canonical(index))
@@ -57,10 +79,11 @@ class LeakGuard:
                 score = self._score(found.share)
                 yield inspection.finding("system_prompt", score, index, found.start, found.end, message)
         for token in self._control_tokens:
-            at = text.find(token)
-            if at >= 0:
+            at, seen = text.find(token), 0
+            while at >= 0 and seen < secrets.MAX_FOUND:
                 message = "a control token of the model is in the answer"
                 yield inspection.finding("control_token", 1.0, index, at, at + len(token), message)
+                at, seen = text.find(token, at + len(token)), seen + 1
         if self._settings.secrets:
             for rule, start, end in secrets.find(text):
                 yield inspection.finding(rule, 1.0, index, start, end, "something of the shape of a secret")

@@ -16,11 +16,15 @@ from cachetools import LRUCache
 
 from shieldkit.conversation import Segment
 from shieldkit.errors import SelfTestError
-from shieldkit.guards.base import Inspection, Report
+from shieldkit.guards.base import Inspection, Pending, Report
 from shieldkit.markers import Marker, MarkerEngine, runs
+from shieldkit.markers.engine import AMBIGUOUS, BELOW
+from shieldkit.markers.runs import pending as runs_pending
 from shieldkit.outcome import Finding, Span, Stage
 from shieldkit.policy.model import MarkerSettings
 from shieldkit.text import Canonical, Signal, canonicalise, signals
+from shieldkit.text.pending import CONTEXT_CHARS
+from shieldkit.text.pending import pending as text_pending
 
 _WORDS = {
     "control_token": "a control token of a model family",
@@ -35,6 +39,7 @@ _WORDS = {
     "mixed_script": "look-alike letters of another script inside words",
 }
 MAX_FINDINGS = 256
+_SLIPS = frozenset({"invisible_text", "mixed_script"})
 REMEMBERED = 1 << 16
 """How many findings are remembered over all segments; a segment without any takes as much as one finding."""
 
@@ -57,8 +62,15 @@ class MarkerGuard:
 
     def __init__(self, settings: MarkerSettings, control_tokens: frozenset[str] = frozenset()) -> None:
         self._engine = MarkerEngine(control_tokens, settings.extra_tokens)
+        self._settings = settings
         self._judged: LRUCache[bytes, _Judged] = LRUCache(REMEMBERED, getsizeof=lambda judged: 1 + len(judged.found))
         self._lock = threading.Lock()
+
+    @property
+    def streamable(self) -> int | None:
+        """What is ambiguous weighs more near the end of a text: a threshold among those scores needs the real end."""
+        thresholds = [self._settings.threshold, *(r.threshold for r in self._settings.rules.values())]
+        return None if any(t is not None and AMBIGUOUS < t <= BELOW for t in thresholds) else CONTEXT_CHARS
 
     def reads(self, segment: Segment) -> bool:
         """Everything, trusted text too."""
@@ -76,6 +88,14 @@ class MarkerGuard:
             if not judged.complete:
                 unread[index] = ()
         return Report(tuple(findings), unread)
+
+    def pending(self, inspection: Inspection, index: int) -> Pending:
+        """What may still become a marker, a run, or one of several disguises of which one alone is a slip."""
+        canonical = inspection.canonical(index)
+        held, settled = self._engine.pending(canonical)
+        settled = min(settled, text_pending(canonical), runs_pending(canonical.original))
+        slips = (s.start for s in signals(canonical.original) if s.rule in _SLIPS)
+        return Pending(min(held, settled, *slips), settled)
 
     def _remembered(self, inspection: Inspection, index: int) -> _Judged:
         """A text is folded and searched once, as long as it is remembered."""

@@ -34,6 +34,7 @@ class SafetyGuard:
     """Asks a guard model of one of `FAMILIES`. `backend` holds its weights, in process or on a server."""
 
     name = "safety"
+    streamable, classifies = 0, True
 
     def __init__(self, settings: SafetySettings, backend: PromptBackend) -> None:
         family = FAMILIES.get(settings.family)

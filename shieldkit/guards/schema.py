@@ -29,6 +29,7 @@ class SchemaGuard:
     name = "schema"
     stages = frozenset({Stage.OUTPUT})
     rules = frozenset(_WORDS)
+    streamable = 0  # an answer that is held to a schema is never streamed
 
     def __init__(self, settings: SchemaSettings) -> None:
         self._limits = Limits(settings.max_bytes, settings.max_depth, settings.max_number_digits)

@@ -27,6 +27,7 @@ class ToolGuard:
 
     name = "tools"
     stages = frozenset({Stage.OUTPUT})
+    streamable = 0  # calls leave with the whole answer
     rules = frozenset({"not_allowed", "arguments", "malformed", *_RULE_OF.values()})
 
     def __init__(self, settings: ToolSettings) -> None:

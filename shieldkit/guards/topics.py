@@ -36,6 +36,7 @@ class TopicGuard:
     """
 
     name = "topics"
+    streamable, classifies = 0, True
     rules = ("off_topic", "rail")
     locates = False
 

@@ -29,22 +29,41 @@ def plant(conversation: Conversation, canary: str) -> Conversation:
     return conversation.with_texts({index: f"{conversation.segments[index].text}\n{PREFIX}{canary}"})
 
 
-def find(canary: str, canonical: Canonical) -> tuple[int, int] | None:
-    """Where in the original text the canary stands: as it is, spelled out, cut up, reversed, or encoded."""
-    for form in (canary, canary[::-1]):
-        place = _scattered(form, canonical.text)
-        if place is not None:
-            return canonical.span(*place)
-    for child in canonical.children:
-        if any(_scattered(form, child.text) is not None for form in (canary, canary[::-1])):
-            return child.start, child.end
-    return None
+def find(canary: str, canonical: Canonical) -> list[tuple[int, int]]:
+    """Every place in the original text where the canary stands: as it is, spelled out, cut up, reversed, or encoded."""
+    found = [canonical.span(*place) for form in _forms(canary) for place in _scattered(form, canonical.text)]
+    encoded = (c for c in canonical.children if any(_scattered(form, c.text) for form in _forms(canary)))
+    return sorted({*found, *((child.start, child.end) for child in encoded)})
 
 
-def _scattered(needle: str, text: str) -> tuple[int, int] | None:
+def pending(canary: str, canonical: Canonical) -> int:
+    """Where in the original the last characters begin that may be the beginning of the canary: its end, if they are not."""
+    text, most = canonical.text, len(canary) - 1
+    places: list[int] = []
+    for at in range(len(text) - 1, -1, -1):
+        if text[at].isalnum():
+            places.append(at)
+            if len(places) == most:
+                break
+    tail = "".join(text[at] for at in reversed(places))
+    for length in range(len(tail), 0, -1):
+        if any(form.startswith(tail[-length:]) for form in _forms(canary)):
+            return canonical.span(places[length - 1], places[length - 1])[0]
+    return len(canonical.original)
+
+
+def _forms(canary: str) -> tuple[str, str]:
+    return canary, canary[::-1]
+
+
+def _scattered(needle: str, text: str) -> list[tuple[int, int]]:
     """`needle` in `text`, whatever stands between its characters that is neither letter nor digit."""
-    at = "".join(filter(str.isalnum, text)).find(needle)
-    if at < 0:
-        return None
+    dense = "".join(filter(str.isalnum, text))
+    starts, at = [], dense.find(needle)
+    while at >= 0:
+        starts.append(at)
+        at = dense.find(needle, at + len(needle))
+    if not starts:
+        return []
     places = [i for i, char in enumerate(text) if char.isalnum()]
-    return places[at], places[at + len(needle) - 1] + 1
+    return [(places[at], places[at + len(needle) - 1] + 1) for at in starts]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 SHINGLE = 4
 MIN_WORDS = 6
+TAIL_CHARS = 512
 
 _WORD = re.compile(r"[^\W_]+")  # one run of one class: linear also in the standard engine, and quicker to call
 
@@ -32,6 +33,14 @@ def shingles(text: str) -> list[tuple[str, int, int]]:
         (" ".join(w[0] for w in words[i : i + SHINGLE]), words[i][1], words[i + SHINGLE - 1][2])
         for i in range(len(words) - SHINGLE + 1)
     ]
+
+
+def pending(text: str) -> int:
+    """Where the last `SHINGLE` words begin: with what follows, or cut off as the last may be, they may be in a run."""
+    starts = [match.start() for match in _WORD.finditer(text, max(0, len(text) - TAIL_CHARS))]
+    if len(starts) < SHINGLE and len(text) > TAIL_CHARS:
+        starts = [match.start() for match in _WORD.finditer(text)]
+    return starts[-SHINGLE:][0] if starts else len(text)
 
 
 def runs_of(prompt: str) -> frozenset[str]:

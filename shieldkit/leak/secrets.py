@@ -50,6 +50,21 @@ RULES = frozenset(shape.rule for shape in SHAPES)
 
 MAX_FOUND = 1000
 
+# Most shapes are of characters that are no blanks; those that go over blanks, or have a host's or user's name in any
+# script, have a beginning to be known by.
+_BEGUN = re2.compile(
+    r"(?:[!-~]+"
+    r"|\b[a-z][a-z0-9+]{2,20}://\S*"
+    r"|-----BEGIN [A-Z \-]*"
+    r"|-----BEGIN (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----[A-Za-z0-9+/=\s]*)\z"
+)
+
+
+def pending(text: str) -> int:
+    """Where at the end of `text` something begins that may still become a secret, or be more of one: its length if nowhere."""
+    match = _BEGUN.search(text)
+    return match.start() if match is not None else len(text)
+
 
 def find(text: str) -> Iterator[tuple[str, int, int]]:
     """Each secret in `text`, in order, at most `MAX_FOUND` of a kind: its rule, and its span. Shapes earlier in the list win."""

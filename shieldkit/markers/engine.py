@@ -14,6 +14,7 @@ import base64
 import codecs
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import re2
@@ -62,6 +63,18 @@ class _Known:
     score: float
 
 
+# What may be the beginning of a shape, or of a pattern of the catalogue, at the end of a text.
+_BEGUN = re2.compile(
+    r"(?:<[\s/<]*(?:\|[^|<>\n]{0,64}(?:\|\s*)?|[a-z_]{0,24}[0-9]{0,6})"
+    r"|\[\s*(?:\|[a-z_ ]{0,64}(?:\|\s*)?|[a-z_]{0,24}[0-9]{0,6})"
+    r"|>\s*(?:\|[^|<>\n]{0,64}(?:\|\s*)?)?"
+    r"|\]<?(?:\](?:[a-z ]{0,40}(?:\[>?)?)?)?)\z"
+)
+_BEGUN_HEADER = re2.compile(
+    r"(?m)^[ \t>*_]*(?:#{0,6}[ \t]*|\[|<)(?:[a-z]{0,12}(?:[ \t]+[a-z]{0,8})?)?[\]>]?[ \t*_]*:?[ \t]*\z"
+)
+
+
 class MarkerEngine:
     """Compiled once for the catalogue and a backend's own tokens; safe to share between threads."""
 
@@ -100,6 +113,27 @@ class MarkerEngine:
             if any(m.score >= FRAMED for m in self._matches(child.text, child.text, verbatim=False))
         ]
         return sorted(set(found), key=lambda m: (m.start, m.end, m.rule))
+
+    def pending(self, canonical: Canonical) -> tuple[int, int]:
+        """For a text that goes on: from where on it may become part of a marker, and from where on it is not settled.
+
+        Beside what decoding says (`shieldkit.text.pending`). A role header is settled, and one more may make a frame of it.
+        """
+        text = canonical.text
+        longest = min(self._longest, len(text))
+        begun = [len(text) - n for n in range(longest, 0, -1) if text[-n:] in self._beginnings][:1]
+        begun += [match.start() for pattern in (_BEGUN, _BEGUN_HEADER) if (match := pattern.search(text))]
+        header = _HEADER.search(text)
+        settled = canonical.span(at := min(begun, default=len(text)), at)[0]
+        return (min(settled, canonical.span(*header.span())[0]) if header else settled), settled
+
+    @cached_property
+    def _beginnings(self) -> frozenset[str]:
+        return frozenset(text[:n] for text in (*self._known, *self._disguised) for n in range(1, len(text)))
+
+    @cached_property
+    def _longest(self) -> int:
+        return max(map(len, self._beginnings), default=0)
 
     def _own(self, canonical: Canonical) -> Iterator[Marker]:
         for marker in self._matches(canonical.text, canonical.original, verbatim=True, canonical=canonical):

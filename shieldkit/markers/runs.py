@@ -33,6 +33,18 @@ def runs(text: str) -> Iterator[Marker]:
                 yield Marker("sink_run", 0.55 + 0.4 * certain, start, end)
 
 
+def pending(text: str) -> int:
+    """Where the run begins that the text ends with, if more of the same may follow: len(text) where there is none."""
+    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    start = len(points)
+    for unit in range(1, min(MAX_UNIT, len(points) - 1) + 1):
+        differs = np.flatnonzero(points[:-unit] != points[unit:])
+        begin = int(differs[-1]) + 1 if len(differs) else 0
+        if begin < len(points) - unit:
+            start = min(start, begin)
+    return start
+
+
 def _periodic(points: NDArray[np.uint32], unit: int) -> Iterator[tuple[int, int]]:
     """Where each character equals the one `unit` further on, at least `LEAST_RUN` characters long.
 

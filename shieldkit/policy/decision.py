@@ -30,7 +30,7 @@ def decide(
     verdict: Verdict, settings: GuardSettings, segments: Sequence[Segment], unread: tuple[str, ...], mode: Mode
 ) -> Decision:
     """Complete a verdict whose guard ran: `verdict` holds the findings and the coverage, and no action yet."""
-    chosen = [(f, _action(f, settings, segments[f.segment])) for f in verdict.findings]
+    chosen = [(f, action_of(f, settings, segments[f.segment])) for f in verdict.findings]
     top, action = max(chosen, key=lambda c: (c[1].severity, c[0].score), default=(None, Action.ALLOW))
     rule = f"{verdict.guard}.{top.rule}" if top is not None and action is not Action.ALLOW else ""
     reason = top.message if top is not None and rule else ""
@@ -75,7 +75,8 @@ def _merged(spans: Iterable[Span]) -> list[Span]:
     return merged
 
 
-def _action(finding: Finding, settings: GuardSettings, segment: Segment) -> Action:
+def action_of(finding: Finding, settings: GuardSettings, segment: Segment) -> Action:
+    """What enforcement does about one finding."""
     action = Action.ALLOW
     if finding.score >= settings.threshold_for(finding.rule, segment.role):
         action = settings.action_for(finding.rule)

@@ -266,7 +266,20 @@ class ModelSettings(Section):
 class StreamingSettings(Section):
     """Whether text may leave before all gates have passed."""
 
-    mode: Literal["off"] = Field("off", description="off: `stream` gives one event, when all gates have passed.")
+    mode: Literal["off", "windowed"] = Field(
+        "off",
+        description="off: `stream` gives one event, when all gates have passed. windowed: text leaves when it has been "
+        "screened, with what follows it in view.",
+    )
+    hold_back_chars: Annotated[int, Field(ge=0, le=100_000)] = Field(
+        80, description="The least that is held back of the end. A guard may need more; the built-in ones need 80."
+    )
+    classifier_tail_chars: Annotated[int, Field(ge=16, le=100_000)] = Field(
+        200, description="How far ahead of what leaves the classifiers (safety, topics) have read, and in what steps."
+    )
+    window_chars: Annotated[int, Field(ge=8, le=10_000)] = Field(
+        32, description="How much new text is screened at a time: less is smoother, more is cheaper."
+    )
 
 
 class Guards(Section):

@@ -27,17 +27,13 @@ CONTEXT_CHARS = MARGIN + SPOT_CHARS
 def pending(canonical: Canonical) -> int:
     """The index, in the original, of the first character that is not settled yet. len(original) when all of it is."""
     text = canonical.text
-    places = [len(canonical.original)]
-    for decode in decoding.ON_ORIGINAL:
-        places.append(PENDING[decode](canonical.original))
-    folded = max(0, len(text) - CONTEXT_CHARS)
-    for decode in decoding.ON_FOLDED:
-        folded = min(folded, PENDING[decode](text))
-    places.append(canonical.span(folded, folded)[0] if folded < len(text) else len(canonical.original))
-    return min(places)
+    folded = min(max(0, len(text) - CONTEXT_CHARS), *(PENDING[decode](text) for decode in decoding.ON_FOLDED))
+    return min(
+        canonical.span(folded, folded)[0], *(PENDING[decode](canonical.original) for decode in decoding.ON_ORIGINAL)
+    )
 
 
-def _tail(pattern: str) -> Decoder | Any:
+def _tail(pattern: str) -> Callable[[str], int]:
     """Where the stretch begins that fits `pattern` and reaches the end of the text."""
     compiled = re2.compile(rf"(?:{pattern})\z")
 
@@ -48,7 +44,7 @@ def _tail(pattern: str) -> Decoder | Any:
     return start
 
 
-def _chain(*kinds: tuple[Any, int]) -> Any:
+def _chain(*kinds: tuple[Any, int]) -> Callable[[str], int]:
     """Where a region begins that spots (of a pattern, with gaps of at most so many characters) may still be added to."""
 
     def start(text: str) -> int:
