@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 from shieldkit.backends.base import Backend, CallOptions, PromptBackend
 from shieldkit.budget import Budget, Ledger, MemoryLedger, Principal
 from shieldkit.chain import Chain, Link
+from shieldkit.chain.streaming import withheld_by
 from shieldkit.conversation import Conversation, MessageLike
 from shieldkit.driving import Done, Flow, Steps, adrive, arun, drive, run
 from shieldkit.errors import ConfigurationError, PolicyError
@@ -199,6 +200,7 @@ class Shield:
                  "on_error": link.settings.on_error, **getattr(link.guard, "describe", dict)()}
                 for link in self._chains[None].links
             ],
+            "streaming": {"mode": self.policy.streaming.mode, "withheld_by": withheld_by(self._chains[None].links)},
         }  # fmt: skip
 
     # -- inside -----------------------------------------------------------------------------------------------------

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from shieldkit.backends.base import Completion, CompletionRequest
@@ -50,6 +51,53 @@ class Scripted:
 
     def close(self) -> None:
         self.closed = True
+
+
+class Streamed(Scripted):
+    """Answers in bits: `bits`, or what a function makes of the request. Tells how far it was read, and how it was left.
+
+    `counts` says whether it keeps `request.progress`, one token a bit, as a backend may or may not.
+    """
+
+    def __init__(
+        self,
+        bits: Sequence[Any] | Callable[[CompletionRequest], Iterator[Any]],
+        *,
+        counts: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self._bits, self._counts = bits, counts
+        self.given = 0
+        self.left = threading.Event()
+
+    def stream(self, request: CompletionRequest) -> Iterator[Any]:
+        self.requests.append(request)
+        tokens, said = self.count_tokens(request.conversation), []
+        try:
+            for bit in self._bits(request) if callable(self._bits) else self._bits:
+                if isinstance(bit, Exception):
+                    raise bit
+                self.given += 1
+                if self._counts:
+                    request.progress.input_tokens, request.progress.output_tokens = tokens, self.given
+                if isinstance(bit, str):
+                    said.append(bit)
+                yield bit
+            yield Completion({"role": "assistant", "content": "".join(said)}, tokens, self.given, model=self.model)
+        finally:
+            self.left.set()
+
+    def complete(self, request: CompletionRequest) -> Completion:
+        *_, last = self.stream(request)
+        assert isinstance(last, Completion)
+        return last
+
+
+def cut(text: str, places: Sequence[int]) -> list[str]:
+    """`text` in bits, cut at `places`."""
+    edges = [0, *sorted(p % (len(text) + 1) for p in places), len(text)]
+    return [text[a:b] for a, b in itertools.pairwise(edges)]
 
 
 def hang(request: CompletionRequest) -> str:

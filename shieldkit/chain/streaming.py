@@ -9,6 +9,7 @@ read each character a bounded number of times.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -23,6 +24,7 @@ from shieldkit.guards.base import Inspection, Pending
 from shieldkit.outcome import Action, Coverage, Span, Stage, Status, Verdict
 from shieldkit.policy import Policy
 from shieldkit.policy.decision import REDACTED, action_of
+from shieldkit.telemetry.events import emit
 from shieldkit.text import canonicalise, digest
 
 CONTEXT_CHARS = 160
@@ -136,8 +138,10 @@ class Screen:
             held, settled = yield Call(partial(_pending_of, link, inspection, self._index), link.settings.timeout)
             if type(held) is int and type(settled) is int and 0 <= held <= settled <= length:
                 return Pending(held, settled)
-        except Exception:  # noqa: S110 - whatever it was, the whole answer decides
-            pass
+            problem = "no places"
+        except Exception as error:
+            problem = type(error).__name__
+        emit(logging.WARNING, "pending_failed", guard=link.guard.name, error=problem)
         self._shut = True
         return Pending(0, 0)
 

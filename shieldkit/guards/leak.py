@@ -57,7 +57,7 @@ class LeakGuard:
             *(len(text) - n for n in range(longest, 0, -1) if text[-n:] in self._beginnings),
         )
         begun = (self._disclosure(prompt, canonical) for prompt in self._prompts_of(inspection))
-        return Pending(min(settled, *(found.start for found in begun if found is not None)), settled)
+        return Pending(min([settled, *(found.start for found in begun if found is not None)]), settled)
 
     def _prompts_of(self, inspection: Inspection) -> list[frozenset[str]]:
         return [

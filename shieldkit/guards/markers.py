@@ -95,7 +95,7 @@ class MarkerGuard:
         held, settled = self._engine.pending(canonical)
         settled = min(settled, text_pending(canonical), runs_pending(canonical.original))
         slips = (s.start for s in signals(canonical.original) if s.rule in _SLIPS)
-        return Pending(min(held, settled, *slips), settled)
+        return Pending(min([held, settled, *slips]), settled)
 
     def _remembered(self, inspection: Inspection, index: int) -> _Judged:
         """A text is folded and searched once, as long as it is remembered."""
