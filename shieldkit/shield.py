@@ -34,6 +34,8 @@ from shieldkit.telemetry import Telemetry
 from shieldkit.tools import Approver
 from shieldkit.workers import Workers
 
+__all__ = ["Messages", "Shield", "StreamEvent"]
+
 Messages: TypeAlias = "MessageLike | Sequence[MessageLike] | Conversation"
 
 
