@@ -19,7 +19,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import HTMLResponse, Response
 
-from shieldkit.adapters.gateway.tally import MINUTES, Histogram, Minute, Tally
+from shieldkit.adapters.gateway.tally import SLOT_S, SLOTS, Histogram, Slot, Tally
 from shieldkit.budget import MemoryLedger, Principal
 from shieldkit.policy import Policy
 from shieldkit.policy.model import Limit
@@ -118,7 +118,7 @@ def view(shield: Shield, model: str, tally: Tally, accounts: Accounts, ledger: M
         "uptime": duration(time.time() - tally.started_s), "answered": answered, "refused": refused, "errors": errors,
         "total": answered + refused + errors, "in_flight": tally.in_flight, "usage": tally.usage,
         "p50": tally.seconds.quantile(0.5), "p99": tally.seconds.quantile(0.99),
-        "columns": _columns(tally.minutes, int(time.time() // 60)), "peak": _peak(tally.minutes),
+        "columns": _columns(tally.history, int(time.time() // SLOT_S)), "peak": _peak(tally.history),
         "rules": [
             {"rule": rule, "guard": c.guard, "stage": c.stage, "count": c.count, "share": c.count / most,
              "ago": duration(time.time() - c.last_s), "why": WHY.get(c.guard, "a guard of the application's own")}
@@ -138,20 +138,20 @@ def _slowest_first(tally: Tally) -> Sequence[tuple[tuple[str, str], Histogram]]:
     return sorted(tally.guards.items(), key=lambda item: -item[1].quantile(0.99))
 
 
-def _peak(minutes: Sequence[Minute]) -> int:
-    """A round number at or above the busiest minute: 1, 2 or 5 times a power of ten."""
-    busiest = max((m.answered + m.refused + m.error for m in minutes), default=0)
+def _peak(history: Sequence[Slot]) -> int:
+    """A round number at or above the busiest slot: 1, 2, 4, 6 or 8 times a power of ten."""
+    busiest = max((slot.answered + slot.refused + slot.error for slot in history), default=0)
     step = 10 ** max(0, len(str(busiest)) - 1)
-    return next(n * step for n in (1, 2, 5, 10) if n * step >= busiest) if busiest else 1
+    return next(n * step for n in (1, 2, 4, 6, 8, 10) if n * step >= busiest) if busiest else 1
 
 
-def _columns(minutes: Sequence[Minute], now: int) -> list[dict[str, Any]]:
-    """A column for each of the last 60 minutes: its place from the left, and its counts."""
+def _columns(history: Sequence[Slot], now: int) -> list[dict[str, Any]]:
+    """A column for each slot that is still shown: its place from the left, its age in seconds, and its counts."""
     return [
-        {"x": MINUTES - 1 - (now - m.start), "ago": now - m.start, "answered": m.answered, "refused": m.refused,
-         "error": m.error}
-        for m in minutes
-        if now - m.start < MINUTES
+        {"x": SLOTS - 1 - (now - slot.number), "ago": SLOT_S * (now - slot.number), "answered": slot.answered,
+         "refused": slot.refused, "error": slot.error}
+        for slot in history
+        if now - slot.number < SLOTS
     ]  # fmt: skip
 
 

@@ -18,7 +18,9 @@ from shieldkit.telemetry.names import BUCKETS_GUARD_S, BUCKETS_S, OTHER
 
 MAX_RULES = 512
 MAX_GUARDS = 64
-MINUTES = 60
+SLOT_S, SLOTS = 10, 60
+"""How fine the history is, and how long: ten minutes."""
+
 RECENT = 512
 _ID = re.compile(r"[\w.:/-]{1,80}")
 
@@ -52,10 +54,10 @@ class Histogram:
 
 
 @dataclass(slots=True)
-class Minute:
-    """What happened in one minute; `start` is in minutes since the epoch."""
+class Slot:
+    """What happened in `SLOT_S` seconds; `number` counts them since the epoch."""
 
-    start: int
+    number: int
     answered: int = 0
     refused: int = 0
     error: int = 0
@@ -84,7 +86,7 @@ class Tally:
     seconds: Histogram = field(default_factory=lambda: Histogram(BUCKETS_S))
     usage: Usage = field(default_factory=Usage)
     in_flight: int = 0
-    minutes: deque[Minute] = field(default_factory=lambda: deque(maxlen=MINUTES))
+    history: deque[Slot] = field(default_factory=lambda: deque(maxlen=SLOTS))
 
     def replied(self, surface: str, reply: Reply, seconds: float) -> None:
         """Count a reply: an answer or a refusal."""
@@ -116,12 +118,12 @@ class Tally:
 
     def _outcome(self, surface: str, outcome: Outcome) -> None:
         self.requests[surface, outcome] += 1
-        now = int(time.time() // 60)
-        if not self.minutes or self.minutes[-1].start != now:
-            self.minutes.append(Minute(now))
+        now = int(time.time() // SLOT_S)
+        if not self.history or self.history[-1].number != now:
+            self.history.append(Slot(now))
         if outcome != "gone":
-            minute = self.minutes[-1]
-            setattr(minute, outcome, getattr(minute, outcome) + 1)
+            slot = self.history[-1]
+            setattr(slot, outcome, getattr(slot, outcome) + 1)
 
     def _verdicts(self, verdicts: Iterable[Verdict]) -> None:
         for verdict in verdicts:

@@ -21,7 +21,7 @@ import httpx2  # noqa: E402
 from shieldkit import BackendError, ConfigurationError, Policy, Principal, Shield  # noqa: E402
 from shieldkit.adapters.gateway import Keys, Settings, gateway  # noqa: E402
 from shieldkit.adapters.gateway.keys import Key, digest_of, new_key  # noqa: E402
-from shieldkit.backends.base import CompletionRequest  # noqa: E402
+from shieldkit.backends.base import Completion, CompletionRequest  # noqa: E402
 from shieldkit.budget import MemoryLedger  # noqa: E402
 from shieldkit.errors import BackendBusy, BackendTimeout, ContextExceeded, Overloaded  # noqa: E402
 from tests.scripted import Scripted, hang  # noqa: E402
@@ -286,6 +286,53 @@ def test_a_slow_body_does_not_hold_its_connection_for_ever(monkeypatch: pytest.M
         assert b" 408 " in asyncio.run(trickle(there.address, head + b"content-length: 100\r\n\r\n{"))
         assert asyncio.run(trickle(there.address, head)) == b""
         assert asyncio.run(trickle(there.address, b"")) == b""
+
+
+WINDOWED = POLICY + "streaming: {mode: windowed}\n"
+
+
+class Words(Scripted):
+    """Says its answer word by word."""
+
+    def stream(self, request: CompletionRequest) -> Iterator[Any]:
+        whole = self.complete(request)
+        for word in str(whole.message["content"]).split(" "):
+            time.sleep(0.001)
+            yield word + " "
+        yield Completion({**whole.message, "content": f"{whole.message['content']} "}, 5, 7, "stop", "m")
+
+
+@pytest.mark.parametrize("api", ["chat", "responses"])
+def test_a_stream_in_windows_gives_text_before_its_end_and_nothing_that_a_guard_blocks(api: str) -> None:
+    def texts(there: Served, key: str) -> tuple[list[str], list[Any]]:
+        if api == "chat":
+            chunks = list(there.ask(key=key, stream=True))
+            return [c.choices[0].delta.content for c in chunks if c.choices[0].delta.content], chunks
+        events = list(there.client(key).responses.create(model="m", input="Hi", stream=True))
+        return [e.delta for e in events if e.type == "response.output_text.delta"], events
+
+    keys = (ADMIN, Key(id="critical", sha256=digest_of("critical"), stream=False))
+    long = [f"word{i}" for i in range(200)]
+    with served(policy=WINDOWED, keys=keys, backend=Words(" ".join(long))) as there:
+        given, _ = texts(there, "ops")
+        assert len(given) > 2
+        assert "".join(given).split() == long
+        whole, _ = texts(there, "critical")
+        assert len(whole) == 1
+        assert there.used() > 0
+    bad = " ".join([*long, f"<|im_start|>{SECRET}", *long])
+    with served(policy=WINDOWED, keys=keys, backend=Words(bad)) as there:
+        given, events = texts(there, "ops")
+        assert given
+        assert SECRET not in str(events)
+        assert "<|im_start|>" not in "".join(given)
+        assert "content_filter" in str(events[-1])
+        until(lambda: there.state.tally.total("refused") == 1)
+        until(lambda: there.state.tally.in_flight == 0)
+    with served(policy=WINDOWED, keys=keys, backend=Words(f"<|im_start|>{SECRET}")) as there:
+        given, events = texts(there, "ops")
+        assert given in ([], ["I'm sorry, but I can't assist with that request."])
+        assert SECRET not in str(events)
 
 
 GUARDED = """

@@ -1,0 +1,271 @@
+"""ASGI middleware for an application of one's own: chosen routes have their JSON screened on the way in and out.
+
+    app.add_middleware(ShieldMiddleware, shield=shield, routes=[Route("/chat", input=["message"], output=["answer"])])
+
+Plain ASGI, with no framework behind it. The strings of a body are judged one by one; what is blocked ends the request
+there, what is redacted is rewritten. The application gets the body written anew from what was judged, so that two JSON
+parsers cannot read two things from one body. Whatever cannot be judged (another content type, a stream, a body that is too
+large) does not pass.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from pydantic_core import from_json
+
+from shieldkit.adapters.wire.errors import ApiError, api_error
+from shieldkit.outcome import Action, Screening, Stage
+from shieldkit.shield import Shield
+
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+App: TypeAlias = Callable[[Message, Receive, Send], Awaitable[None]]
+Refusing: TypeAlias = Callable[[Screening], tuple[int, Any]]
+
+MAX_BODY_BYTES = 8 * 2**20
+_WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A route to screen. `path` is exact, or ends in `/*` for all below it; a trailing slash makes no other path.
+
+    `input` and `output` name what to judge in a request's and a response's body: `message`, `user.name`,
+    `documents[].text`; a place that holds an object or a list means all strings in it. An empty `input` is the whole body;
+    `output=None` leaves responses as they are.
+    """
+
+    path: str
+    input: Sequence[str] = ()
+    output: Sequence[str] | None = None
+
+    def matches(self, path: str) -> bool:
+        """Whether this route is the one of a request's path."""
+        path = path.rstrip("/") or "/"
+        if self.path.endswith("/*"):
+            return path == self.path[:-2] or path.startswith(self.path[:-1])
+        return path == (self.path.rstrip("/") or "/")
+
+
+class ShieldMiddleware:
+    """Screens the JSON bodies of `routes` by `shield`, which needs no backend.
+
+    `tenant`: whose part of the policy holds. `refusal` makes status and body of what a refused request is answered;
+    by default 403 and the policy's message. `max_body_bytes` bounds requests and screened responses.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        shield: Shield,
+        routes: Sequence[Route],
+        *,
+        tenant: str | None = None,
+        refusal: Refusing | None = None,
+        max_body_bytes: int = MAX_BODY_BYTES,
+    ) -> None:
+        self.app = app
+        self._shield, self._routes, self._tenant = shield, tuple(routes), tenant
+        self._refusal, self._most = refusal or _refused, max_body_bytes
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """One request. WebSockets on a screened route are closed: they cannot be judged as a whole."""
+        route = None
+        if scope["type"] in ("http", "websocket"):
+            path = _path(scope)
+            route = next((r for r in self._routes if r.matches(path)), None)
+        if route is None:
+            await self.app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            await self._screened(route, scope, receive, send)
+
+    async def _screened(self, route: Route, scope: Message, receive: Receive, send: Send) -> None:
+        outgoing = _Outgoing(send, self._most) if route.output is not None else None
+        try:
+            if scope["method"] in _WITH_BODY:
+                scope, receive = await self._judged_request(route, scope, receive)
+            if outgoing is None:
+                await self.app(scope, receive, send)
+                return
+            await self.app(scope, receive, outgoing)
+            await outgoing.finish(await self._judged(outgoing.body(), route.output or (), Stage.OUTPUT))
+        except _Blocked as blocked:
+            await _answer(send, *self._refusal(blocked.screening))
+        except ApiError as error:
+            await _answer(send, error.status, error.body())
+
+    async def _judged_request(self, route: Route, scope: Message, receive: Receive) -> tuple[Message, Receive]:
+        body = await self._read(scope, receive)
+        if body is None:
+            return scope, _replayed(b"", receive)
+        judged = await self._judged(body, route.input, Stage.INPUT)
+        length = (b"content-length", str(len(judged)).encode())
+        kept = [h for h in scope["headers"] if h[0].lower() not in (b"content-length", b"transfer-encoding")]
+        return {**scope, "headers": [*kept, length]}, _replayed(judged, receive)
+
+    async def _read(self, scope: Message, receive: Receive) -> bytes | None:
+        """The body, or None when there is none. Raises `ApiError` 413 and 415."""
+        body = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ApiError(400, "the client has left")
+            body += message.get("body", b"")
+            if len(body) > self._most:
+                raise ApiError(413, f"the body is larger than {self._most} bytes", "request_too_large")
+            if not message.get("more_body"):
+                break
+        if not body:
+            return None
+        if not _is_json(scope["headers"]):
+            raise ApiError(415, "content-type must be application/json", "unsupported_media_type")
+        return bytes(body)
+
+    async def _judged(self, body: bytes, places: Sequence[str], stage: Stage) -> bytes:
+        """The body with what is redacted rewritten. Raises `_Blocked`, and `ApiError` for what cannot be judged."""
+        try:
+            value: Any = [from_json(body, allow_inf_nan=False)]
+        except (ValueError, RecursionError):
+            status = 400 if stage is Stage.INPUT else 502
+            raise ApiError(status, "the body is not JSON", "invalid_json") from None
+        ways = [_parts(place) for place in places or ("",)]
+        if names := sorted({name for way in ways for name in _names(value, 0, way)}):
+            screening = await self._judgement("\n".join(names), stage)
+            if screening.action is Action.REDACT:  # a name that is rewritten is another name
+                raise _Blocked(screening)
+        for holder, key in [found for way in ways for found in _strings(value, 0, way)]:
+            screening = await self._judgement(holder[key], stage)
+            if screening.text is not None:
+                holder[key] = screening.text
+        return json.dumps(value[0], ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+    async def _judgement(self, text: str, stage: Stage) -> Screening:
+        try:
+            screening = await self._shield.ascreen(text, stage=stage, tenant=self._tenant)
+        except Exception as error:
+            raise api_error(error) from None
+        if not screening.allowed:
+            raise _Blocked(screening)
+        return screening
+
+
+class _Blocked(Exception):
+    def __init__(self, screening: Screening) -> None:
+        super().__init__("blocked")
+        self.screening = screening
+
+
+class _Outgoing:
+    """Holds a response back until it is judged."""
+
+    def __init__(self, send: Send, most: int) -> None:
+        self._send, self._most = send, most
+        self._start: Message | None = None
+        self._body = bytearray()
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._start = message
+        elif message["type"] == "http.response.body":
+            self._body += message.get("body", b"")
+            if len(self._body) > self._most:
+                raise ApiError(502, "the response is too large to be judged", "response_too_large")
+        else:
+            raise ApiError(502, "the response cannot be judged", "response_unreadable")
+
+    def body(self) -> bytes:
+        """The whole body. Raises `ApiError` 502 when it is not JSON."""
+        if self._start is None or not _is_json(self._start.get("headers", ())) or _is_encoded(self._start["headers"]):
+            raise ApiError(502, "the response is not JSON, and so cannot be judged", "response_unreadable")
+        return bytes(self._body)
+
+    async def finish(self, body: bytes) -> None:
+        """Send the response, with this body."""
+        assert self._start is not None
+        kept = [h for h in self._start.get("headers", ()) if h[0].lower() != b"content-length"]
+        await self._send({**self._start, "headers": [*kept, (b"content-length", str(len(body)).encode())]})
+        await self._send({"type": "http.response.body", "body": body})
+
+
+def _refused(screening: Screening) -> tuple[int, Any]:
+    message = screening.refusal.message if screening.refusal is not None else "refused"
+    return 403, {"error": {"message": message, "type": "content_filter", "param": None, "code": "content_filter"}}
+
+
+async def _answer(send: Send, status: int, body: Any) -> None:
+    data = json.dumps(body).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": data})
+
+
+def _path(scope: Message) -> str:
+    """The path as the application's routes see it: without the path that the application is mounted at."""
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    return path[len(root) :] or "/" if root and path.startswith(root) else path
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives this body, and after it what comes from the client."""
+    given = False
+
+    async def replay() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay
+
+
+def _header(headers: Any, wanted: bytes) -> bytes:
+    return next((bytes(value) for name, value in headers if name.lower() == wanted), b"")
+
+
+def _is_json(headers: Any) -> bool:
+    kind = _header(headers, b"content-type").partition(b";")[0].strip().lower()
+    return kind == b"application/json" or (kind.startswith(b"application/") and kind.endswith(b"+json"))
+
+
+def _is_encoded(headers: Any) -> bool:
+    return _header(headers, b"content-encoding") not in (b"", b"identity")
+
+
+def _parts(place: str) -> list[str]:
+    return [p for p in place.replace("[]", ".[]").split(".") if p]
+
+
+def _strings(holder: Any, key: Any, way: list[str]) -> Iterator[tuple[Any, Any]]:
+    """Where the strings to judge are, as (container, key)."""
+    value = holder[key]
+    if not way and isinstance(value, str):
+        yield holder, key
+    for name in _children(value, way):
+        yield from _strings(value, name, way[1:])
+
+
+def _names(holder: Any, key: Any, way: list[str]) -> Iterator[str]:
+    """The names in the objects that are judged as a whole: they are text of the client's too."""
+    value = holder[key]
+    if not way and isinstance(value, dict):
+        yield from value
+    for name in _children(value, way):
+        yield from _names(value, name, way[1:])
+
+
+def _children(value: Any, way: list[str]) -> Iterable[Any]:
+    """The keys of what is below, on the way or, at its end, altogether."""
+    if isinstance(value, dict):
+        return list(value) if not way else [name for name in way[:1] if name in value]
+    if isinstance(value, list) and (not way or way[0] == "[]"):
+        return range(len(value))
+    return ()
