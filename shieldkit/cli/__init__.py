@@ -15,11 +15,11 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from shieldkit.cli import demo, doctor, policy, screen, serve
+from shieldkit.cli import audit, demo, doctor, policy, screen, serve
 from shieldkit.cli import eval as evaluation
 from shieldkit.cli.exits import EPILOG, Exit
 
-COMMANDS = (demo, screen, evaluation, policy, serve, doctor)
+COMMANDS = (demo, screen, evaluation, policy, audit, serve, doctor)
 
 _EXAMPLES = """\
 examples:
@@ -28,6 +28,7 @@ examples:
   shieldkit screen --jsonl < rows.jsonl            a verdict a row, in order
   shieldkit eval rows corpus.jsonl                 how many attacks pass? (also: eval matrix)
   shieldkit policy check policy.yaml               is this policy valid?
+  shieldkit audit deploy/                          what in a deployment undermines the shield?
   shieldkit serve --backend gguf:model.gguf        a guarded OpenAI-compatible endpoint
   shieldkit doctor                                 what is installed, and verified?
 

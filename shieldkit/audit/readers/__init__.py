@@ -1,0 +1,1 @@
+"""From files to subjects: one module a family of formats, and `read`, which knows which file is which."""
