@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,10 @@ def register(commands: Any) -> None:
     parser.add_argument("--policy", default="builtin:default", metavar="SOURCE", help="a YAML file, or builtin:NAME")
     parser.add_argument("--backend", metavar="WHAT", help="gguf:PATH, or the base URL of an OpenAI-compatible server")
     parser.add_argument(
-        "--model", metavar="NAME", help="the model name that clients ask for (and the server's, of a URL)"
+        "--model", metavar="NAME", help="the name that clients ask for, and that the server of a URL has"
+    )
+    parser.add_argument(
+        "--backend-key-env", metavar="VAR", help="environment variable with the key of the --backend URL"
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument(
@@ -114,7 +118,7 @@ def _serve(args: argparse.Namespace) -> Exit:
         if not 1 <= value <= 100_000:
             raise ConfigurationError(option, f"{value} is not within 1..100000", mend="Give a number from 1")
     listening = listen(args.host, args.port)
-    backend = _backend(args.backend, args.model)
+    backend = _backend(args.backend, args.model, args.backend_key_env)
     ledger = MemoryLedger(max_accounts=policy.budget.max_accounts)
     try:
         with Shield(policy, backend, ledger=ledger) as shield:
@@ -142,7 +146,7 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _backend(what: str | None, model: str | None) -> Backend:
+def _backend(what: str | None, model: str | None, key_env: str | None) -> Backend:
     """The model that `--backend` names."""
     from shieldkit.backends import LlamaCpp
     from shieldkit.errors import ConfigurationError
@@ -153,10 +157,23 @@ def _backend(what: str | None, model: str | None) -> Backend:
     if what.startswith("gguf:"):
         return LlamaCpp(what.removeprefix("gguf:"), model=model)
     if what.startswith(("http://", "https://")):
-        if not model:
-            raise ConfigurationError("--model", "is missing", mend="Give the name that the server has for the model")
+        key = _secret(key_env)
         from shieldkit.backends import OpenAICompatible
 
-        made: Backend = OpenAICompatible(what, model=model)
+        made: Backend = OpenAICompatible(what, model=model, api_key=key)
         return made
     raise ConfigurationError("--backend", "is neither gguf:PATH nor a URL", mend=mend)
+
+
+def _secret(variable: str | None) -> str | None:
+    """A key that is in the environment: on a command line others could read it."""
+    from shieldkit.errors import ConfigurationError
+
+    if variable is None:
+        return None
+    value = os.environ.get(variable)
+    if not value:
+        raise ConfigurationError(
+            "--backend-key-env", "names a variable that is not set", mend="Set it to the server's key"
+        )
+    return value

@@ -443,7 +443,10 @@ COMMAND_LINES: dict[str, tuple[list[str], str]] = {
     "no such policy": (["--policy", "nowhere.yaml", "--backend", "gguf:x"], "nowhere.yaml"),
     "no such keys": (["--keys", "nowhere.yaml", "--backend", "gguf:x"], "nowhere.yaml"),
     "no such model": (["--backend", "gguf:nowhere.gguf", "--port", "0"], "nowhere.gguf"),
-    "no name": (["--backend", "http://127.0.0.1:9/v1", "--port", "0"], "--model"),
+    "no secret": (
+        ["--backend", "http://127.0.0.1:9/v1", "--backend-key-env", "NO_SUCH_VARIABLE", "--port", "0"],
+        "--backend-key-env",
+    ),
     "a bad key name": (["--new-key", "a b"], "--new-key"),
 }
 
