@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from shieldkit.backends.base import (
@@ -18,6 +19,7 @@ from shieldkit.backends.base import (
 
 if TYPE_CHECKING:
     from shieldkit.backends.llama_cpp import LlamaCpp
+    from shieldkit.backends.openai_compatible import OpenAICompatible
 
 __all__ = [
     "Backend",
@@ -25,6 +27,7 @@ __all__ = [
     "Completion",
     "CompletionRequest",
     "LlamaCpp",
+    "OpenAICompatible",
     "Piece",
     "Progress",
     "PromptBackend",
@@ -33,9 +36,10 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "LlamaCpp":
-        from shieldkit.backends.llama_cpp import LlamaCpp
+_HOMES = {"LlamaCpp": "llama_cpp", "OpenAICompatible": "openai_compatible"}
 
-        return LlamaCpp
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"shieldkit.backends.{_HOMES[name]}"), name)

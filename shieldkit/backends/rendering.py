@@ -13,7 +13,7 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -60,17 +60,32 @@ class ChatTemplate:
         return _cut(text, nonce, conversation, wanted)
 
     def _text(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]], nonce: str) -> str:
-        template = _compiled(self.source)
         attempts = (messages, _without_system(messages))
         for attempt in attempts:
             try:
-                return str(template.render(
-                    messages=attempt, add_generation_prompt=True, bos_token=self.bos, eos_token=self.eos, tools=tools or None,
-                    shieldkit_nonce=nonce, raise_exception=_raise, strftime_now=_now,
-                ))  # fmt: skip
+                return self._rendered(attempt, tools, nonce)
+            except ModelFileError:
+                raise
             except Exception as error:  # the template is the file's, and may fail in any way
                 failure = error
         raise BackendError(f"the model's chat template cannot take this conversation ({type(failure).__name__})")
+
+    def _rendered(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]], nonce: str) -> str:
+        return str(_compiled(self.source).render(
+            messages=messages, add_generation_prompt=True, bos_token=self.bos, eos_token=self.eos, tools=tools or None,
+            shieldkit_nonce=nonce, raise_exception=_raise, strftime_now=_now,
+        ))  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ServedTemplate(ChatTemplate):
+    """A template that its server renders. It is unseen, so tool calls and results are said in words."""
+
+    source: str = ""
+    ask: Callable[[list[dict[str, Any]]], str] = field(default=lambda messages: "", compare=False)
+
+    def _rendered(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]], nonce: str) -> str:
+        return self.ask(messages)
 
 
 def _raise(message: str) -> NoReturn:

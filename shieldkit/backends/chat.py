@@ -1,0 +1,217 @@
+"""The OpenAI chat protocol: a conversation as messages for a server that renders them, and its answers, which are input.
+
+Where only text can be sent, control tokens in text that is not trusted are taken apart by a blank. Chat templates put
+that text beside their own without a seam.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from shieldkit.backends.inert import Inert
+from shieldkit.conversation import Conversation
+from shieldkit.errors import BackendError
+
+_ANSWERED = ("content", "tool_calls", "reasoning_content", "reasoning", "refusal")
+_SAID = ("text", "thinking", "reasoning", "refusal")
+_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter", "function_call"})
+
+
+def messages_of(conversation: Conversation, inert: Inert) -> list[dict[str, Any]]:
+    """The messages in the wire form, with content as one string where it is text alone."""
+
+    def text(index: int) -> str:
+        segment = conversation.segments[index]
+        return segment.text if segment.trusted else inert.neutralised(segment.text)
+
+    out: list[dict[str, Any]] = []
+    for wire in conversation.wire(text):
+        message = {key: value for key, value in wire.items() if key in ("role", "name", "tool_call_id")}
+        message["content"] = _content(wire.get("content"))
+        if wire.get("tool_calls"):
+            message["tool_calls"] = [_call(call) for call in wire["tool_calls"]]
+        if message["role"] == "document":
+            message = {"role": "user", "content": f"Document:\n{message['content']}\nEnd of document."}
+        previous = out[-1] if out else None
+        if previous and previous["role"] == message["role"] == "user" and _plain(previous) and _plain(message):
+            previous["content"] += f"\n\n{message['content']}"
+        else:
+            out.append(message)
+    return out
+
+
+def tools_of(conversation: Conversation, inert: Inert) -> list[dict[str, Any]]:
+    """The tool definitions in the wire form."""
+    segments = conversation.segments
+    return conversation.wire_tools(
+        lambda i: segments[i].text if segments[i].trusted else inert.neutralised(segments[i].text)
+    )
+
+
+def _plain(message: Mapping[str, Any]) -> bool:
+    return message.keys() == {"role", "content"} and isinstance(message["content"], str)
+
+
+def _content(content: Any) -> Any:
+    if content is None or isinstance(content, str):
+        return content or ""
+    if not isinstance(content, list) or not all(isinstance(p, Mapping) and "type" in p for p in content):
+        return json.dumps(content, ensure_ascii=False)
+    said = [next((p[key] for key in _SAID if isinstance(p.get(key), str)), None) for p in content]
+    if all(isinstance(s, str) for s in said):
+        return "\n".join(str(s) for s in said)
+    if any(p["type"] in ("image_url", "input_audio", "file") for p in content):
+        return content
+    rest = (s if s is not None else json.dumps(p, ensure_ascii=False) for s, p in zip(said, content, strict=True))
+    return "\n".join(rest)
+
+
+def _call(call: Any) -> Any:
+    """A tool call as the protocol has it: arguments are a string of JSON."""
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or isinstance(function.get("arguments"), str):
+        return call
+    arguments = json.dumps(function.get("arguments") or {}, ensure_ascii=False)
+    return {**call, "function": {**function, "arguments": arguments}}
+
+
+# -- answers ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Answer:
+    """What a server answered, as far as it has the form that it should have."""
+
+    message: dict[str, Any]
+    finish_reason: str = "stop"
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    first_token_logprobs: Mapping[str, float] = field(default_factory=dict)
+
+
+def read_answer(answer: Any) -> Answer:
+    """Of `chat/completions` or of `completions`, in the OpenAI form. Raises `BackendError`."""
+    choice = _choice(answer)
+    if isinstance(choice.get("message"), Mapping):
+        message = {k: choice["message"][k] for k in _ANSWERED if choice["message"].get(k) is not None}
+    elif isinstance(choice.get("text"), str):
+        message = {"content": choice["text"]}
+    else:
+        raise BackendError("the server's answer holds no message")
+    if not isinstance(message.get("content", ""), str | list):
+        raise BackendError("the server's answer holds no text")
+    inputs, outputs = read_usage(answer)
+    return Answer(
+        {"role": "assistant", **message}, read_reason(choice), inputs, outputs, _first(choice.get("logprobs"))
+    )
+
+
+def read_reason(choice: Mapping[str, Any]) -> str:
+    """Why the answer ended, of the protocol's words."""
+    reason = choice.get("finish_reason")
+    return reason if isinstance(reason, str) and reason in _REASONS else "stop"
+
+
+def read_usage(answer: Any) -> tuple[int | None, int | None]:
+    """Tokens read and written, where they are numbers."""
+    usage = answer.get("usage") if isinstance(answer, Mapping) else None
+    if not isinstance(usage, Mapping):
+        return None, None
+    return count(usage.get("prompt_tokens")), count(usage.get("completion_tokens"))
+
+
+def count(value: Any) -> int | None:
+    """A count of tokens that a server gives; None when it is none."""
+    return value if type(value) is int and 0 <= value <= 100_000_000 else None
+
+
+def _choice(answer: Any) -> Mapping[str, Any]:
+    choices = answer.get("choices") if isinstance(answer, Mapping) else None
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], Mapping):
+        raise BackendError("the server's answer is not of the form that was agreed")
+    choice: Mapping[str, Any] = choices[0]
+    return choice
+
+
+def _first(logprobs: Any) -> Mapping[str, float]:
+    """The likeliest first tokens: a mapping in the older form, a list of tokens in the newer one."""
+    if not isinstance(logprobs, Mapping):
+        return {}
+    top = logprobs.get("top_logprobs")
+    if isinstance(top, list) and top and isinstance(top[0], Mapping):
+        return {str(t): float(p) for t, p in top[0].items() if _is_logprob(p)}
+    content = logprobs.get("content")
+    first = content[0] if isinstance(content, list) and content else None
+    tops = first.get("top_logprobs") if isinstance(first, Mapping) else None
+    if not isinstance(tops, list):
+        return {}
+    rows: Sequence[Any] = [t for t in tops if isinstance(t, Mapping) and _is_logprob(t.get("logprob"))]
+    return {str(t.get("token")): float(t["logprob"]) for t in rows}
+
+
+def _is_logprob(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value) and value <= 1e-6
+
+
+@dataclass(slots=True)
+class Gathered:
+    """A streamed answer, gathered: `add` takes an event, and gives the new text."""
+
+    text: list[str] = field(default_factory=list)
+    other: dict[str, str] = field(default_factory=dict)
+    calls: dict[int, dict[str, Any]] = field(default_factory=dict)
+    reason: str = "stop"
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    ended: bool = False
+
+    def add(self, event: Any) -> str:
+        """Raises `BackendError` for what is no event of a completion."""
+        if not isinstance(event, Mapping) or event.get("error") is not None:
+            raise BackendError("the server failed in the middle of its answer")
+        inputs, outputs = read_usage(event)
+        self.input_tokens = inputs if inputs is not None else self.input_tokens
+        self.output_tokens = outputs if outputs is not None else self.output_tokens
+        if not event.get("choices"):
+            return ""
+        choice = _choice(event)
+        if choice.get("finish_reason") is not None:
+            self.reason, self.ended = read_reason(choice), True
+        delta = choice.get("delta", choice)
+        if not isinstance(delta, Mapping):
+            raise BackendError("the server's answer is not of the form that was agreed")
+        for key in ("reasoning_content", "reasoning", "refusal"):
+            if isinstance(delta.get(key), str):
+                self.other[key] = self.other.get(key, "") + delta[key]
+        for call in delta.get("tool_calls") or ():
+            self._call(call)
+        new = delta.get("content", delta.get("text"))
+        new = new if isinstance(new, str) else ""
+        self.text.append(new)
+        return new
+
+    def _call(self, part: Any) -> None:
+        if not isinstance(part, Mapping) or type(part.get("index", 0)) is not int or len(self.calls) > 256:
+            raise BackendError("the server's answer is not of the form that was agreed")
+        call = self.calls.setdefault(
+            part.get("index", 0), {"type": "function", "function": {"name": "", "arguments": ""}}
+        )
+        if isinstance(part.get("id"), str):
+            call["id"] = part["id"]
+        function = part.get("function")
+        for key in ("name", "arguments"):
+            if isinstance(function, Mapping) and isinstance(function.get(key), str):
+                call["function"][key] += function[key]
+
+    def answer(self) -> Answer:
+        """The whole. Raises `BackendError` when the stream broke off."""
+        if not self.ended:
+            raise BackendError("the server's answer broke off")
+        message: dict[str, Any] = {"role": "assistant", "content": "".join(self.text), **self.other}
+        if self.calls:
+            message["tool_calls"] = [self.calls[i] for i in sorted(self.calls)]
+        return Answer(message, self.reason, self.input_tokens, self.output_tokens)

@@ -1,0 +1,353 @@
+"""HTTP to a model server, where every answer is input and every call ends on time.
+
+On the `openai` client. Calls run in an event loop on a thread of their own, because only there can a call be stopped
+wherever it stands: while it connects, while the server computes, while the body drips in. Stopping closes the
+connection, and so ends the generation. What a server sends is bounded in time, size and kind before it is parsed; error
+bodies are not kept; redirects are not followed; an API key in the environment is for another server and not sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import email.utils
+import json
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from shieldkit.errors import BackendBusy, BackendError, BackendTimeout, ConfigurationError, ContextExceeded
+
+T = TypeVar("T")
+
+MAX_RESPONSE_BYTES = 16_000_000
+MAX_ERROR_BYTES = 16_384
+MAX_RETRY_AFTER_S = 3600.0
+_TICK_S = 0.02
+_GRACE_S = 1.0
+_JSON, _EVENTS, _LINES = "application/json", "text/event-stream", "application/x-ndjson"
+# How servers say that a prompt does not fit: OpenAI's code, llama-server's type, vLLM's and SGLang's words.
+_TOO_LONG = (
+    b"context_length_exceeded", b"exceed_context_size", b"maximum context length", b"context length is", b"context window",
+    b"must have less than", b"is longer than the model",
+)  # fmt: skip
+
+
+class RequestRefused(BackendError):
+    """The server refused a request as wrong (HTTP 4xx)."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"the server refused the request (HTTP {status})")
+        self.status = status
+
+
+class Wire:
+    """A connection to one server. `root_url` is the server's; the OpenAI protocol is at `base_url`, usually below it."""
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        api_key: str | None,
+        headers: Mapping[str, str],
+        connect_timeout_s: float,
+        max_response_bytes: int,
+    ) -> None:
+        self.base_url = base_url.rstrip("/")
+        self.root_url = self.base_url.removesuffix("/v1")
+        self.max_response_bytes = max_response_bytes
+        self._api_key = api_key
+        self._headers = dict(headers)
+        self._connect_timeout_s = connect_timeout_s
+        self._lock = threading.Lock()
+        self._pid = 0
+        self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._client: Any = None
+
+    # -- calls ------------------------------------------------------------------------------------------------------
+
+    def get(self, path: str, *, timeout_s: float = 10.0) -> Any:
+        """The JSON that the server gives for a path below its root. Raises `BackendError` and its kin."""
+        return self._run(lambda: self._plain("GET", path, None), time.monotonic() + timeout_s)
+
+    def post(self, path: str, body: Mapping[str, Any], *, deadline: float) -> Any:
+        """The JSON that the server answers to a post below its root."""
+        return self._run(lambda: self._plain("POST", path, body), deadline)
+
+    def create(
+        self, path: str, body: Mapping[str, Any], *, deadline: float, cancelled: threading.Event, max_bytes: int
+    ) -> Any:
+        """The JSON of one completion, from `chat/completions` or `completions` through the client, or below the root."""
+        return self._run(lambda: self._created(path, body, max_bytes), deadline, cancelled)
+
+    def events(
+        self, path: str, body: Mapping[str, Any], *, deadline: float, cancelled: threading.Event, max_bytes: int
+    ) -> Iterator[Any]:
+        """The JSON values of a streamed completion. Closing the iterator closes the connection."""
+        queue: asyncio.Queue[Any] = asyncio.Queue(256)
+        end = object()
+
+        async def pump() -> None:
+            try:
+                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                    async for value in self._streamed(path, body, max_bytes):
+                        await queue.put(value)
+                await queue.put(end)
+            except TimeoutError:
+                await queue.put(BackendTimeout("no answer within the deadline"))
+            except Exception as error:
+                await queue.put(error)
+
+        pumping = asyncio.run_coroutine_threadsafe(pump(), self._running())
+        try:
+            while True:
+                value = self._run(queue.get, deadline + _GRACE_S, cancelled)
+                if value is end:
+                    return
+                if isinstance(value, Exception):
+                    raise _mapped(value)
+                yield value
+        finally:
+            pumping.cancel()
+
+    def close(self) -> None:
+        """Close all connections. Calls under way fail."""
+        with self._lock:
+            self._closed = True
+            loop, client, self._loop = self._loop, self._client, None
+        if loop is None or self._pid != os.getpid():
+            return
+
+        async def end() -> None:
+            others = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+            await client.close()
+            loop.stop()
+
+        asyncio.run_coroutine_threadsafe(end(), loop)
+
+    # -- the loop ---------------------------------------------------------------------------------------------------
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        """The loop, started when first needed; after a fork, a new one: threads do not live through it."""
+        with self._lock:
+            if self._closed:
+                raise BackendError("the connection to the server was closed")
+            if self._loop is None or self._pid != os.getpid():
+                self._client = self._made()
+                self._loop, self._pid = asyncio.new_event_loop(), os.getpid()
+                threading.Thread(target=self._loop.run_forever, name="shieldkit-wire", daemon=True).start()
+            return self._loop
+
+    def _made(self) -> Any:
+        try:
+            import openai
+        except ImportError:
+            mend = "pip install 'shieldkit[openai]'"
+            raise ConfigurationError("backend", "the openai package is not installed", mend=mend) from None
+        http = openai.DefaultAsyncHttpxClient(follow_redirects=False, event_hooks={"response": [_judged]})
+        # The empty ones are said, so that keys and ids that the environment holds for another server are not sent to this.
+        return openai.AsyncOpenAI(
+            base_url=self.base_url, api_key=self._api_key or "none", organization="", project="", max_retries=0,
+            http_client=http, default_headers=self._sent_headers(), timeout=None,
+        )  # fmt: skip
+
+    def _sent_headers(self) -> dict[str, str]:
+        return {"Accept-Encoding": "identity", **self._headers}
+
+    def _run(
+        self, call: Callable[[], Coroutine[Any, Any, T]], deadline: float, cancelled: threading.Event | None = None
+    ) -> T:
+        """Run in the loop, until the deadline or until the caller leaves."""
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            raise BackendTimeout("no answer within the deadline")
+
+        async def bounded() -> T:
+            async with asyncio.timeout(min(left_s, threading.TIMEOUT_MAX)):
+                return await call()
+
+        loop = self._running()
+        future = asyncio.run_coroutine_threadsafe(bounded(), loop)
+        tick_s = _TICK_S if cancelled is not None else min(left_s + _GRACE_S, 3600.0)
+        try:
+            while not concurrent.futures.wait([future], tick_s).done:
+                if time.monotonic() > deadline + _GRACE_S:
+                    raise BackendTimeout("no answer within the deadline")
+                if cancelled is not None and cancelled.is_set():
+                    raise BackendError("the caller is gone")
+            return future.result()
+        except TimeoutError:
+            raise BackendTimeout("no answer within the deadline") from None
+        except concurrent.futures.CancelledError:
+            raise BackendError("the connection to the server was closed") from None
+        except Exception as error:
+            raise _mapped(error) from None
+        finally:
+            future.cancel()
+
+    # -- in the loop ------------------------------------------------------------------------------------------------
+
+    async def _plain(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
+        async with self._opened(method, path, body) as response:
+            return _parsed(await _read(response, self.max_response_bytes, _JSON))
+
+    async def _created(self, path: str, body: Mapping[str, Any], max_bytes: int) -> Any:
+        async with self._completing(path, body) as response:
+            return _parsed(await _read(response, min(max_bytes, self.max_response_bytes), _JSON))
+
+    async def _streamed(self, path: str, body: Mapping[str, Any], max_bytes: int) -> AsyncIterator[Any]:
+        """Server-sent events, or a JSON value a line; each line and all of them together are bounded."""
+        async with self._completing(path, body) as response:
+            kind = _kind(response)
+            if kind not in (_EVENTS, _LINES):
+                raise BackendError("the server did not answer with a stream of events")
+            async for line in _lines(response, min(max_bytes, self.max_response_bytes)):
+                data = line if kind == _LINES else line[5:].strip() if line.startswith(b"data:") else b""
+                if data == b"[DONE]":
+                    return
+                if data.strip():
+                    yield _parsed(data)
+
+    @asynccontextmanager
+    async def _completing(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[Any]:
+        """A response whose body is not read yet."""
+        client, timeout = self._client, self._timeout()
+        if path == "chat/completions":
+            rest = {k: v for k, v in body.items() if k not in ("model", "messages", "stream")}
+            making = client.chat.completions.with_streaming_response.create(
+                model=body["model"], messages=body["messages"], stream=body["stream"], extra_body=rest, timeout=timeout
+            )
+        elif path == "completions":
+            rest = {k: v for k, v in body.items() if k not in ("model", "prompt", "stream")}
+            making = client.completions.with_streaming_response.create(
+                model=body["model"], prompt=body["prompt"], stream=body["stream"], extra_body=rest, timeout=timeout
+            )
+        else:
+            async with self._opened("POST", path, body) as response:
+                yield response
+            return
+        async with making as made:
+            yield made.http_response
+
+    @asynccontextmanager
+    async def _opened(self, method: str, path: str, body: Mapping[str, Any] | None) -> AsyncIterator[Any]:
+        headers = self._sent_headers()
+        if self._api_key:
+            headers["Authorization"] = f"Bearer {self._api_key}"
+        http = self._client._client
+        async with http.stream(
+            method, f"{self.root_url}/{path}", json=body, headers=headers, timeout=self._timeout()
+        ) as response:
+            yield response
+
+    def _timeout(self) -> Any:
+        """Only connecting has a time of its own; the whole call has the deadline."""
+        http = type(self._client._client)
+        module = __import__(http.__mro__[1].__module__.split(".")[0])
+        return module.Timeout(None, connect=self._connect_timeout_s)
+
+
+# -- what comes back -------------------------------------------------------------------------------------------------
+
+
+async def _judged(response: Any) -> None:
+    """Before the body is read: a status that is no success ends the call, here, and not after a body of any size."""
+    status = int(response.status_code)
+    if status < 300:
+        return
+    if status in (429, 503):
+        raise BackendBusy(f"the server has too much to do (HTTP {status})", _retry_after_s(response.headers))
+    if status in (400, 413, 422) and await _says_too_long(response):
+        raise ContextExceeded("the server says that prompt and answer do not fit its context")
+    if status in (401, 403):
+        raise BackendError(f"the server does not take the key (HTTP {status}): set api_key")
+    if 400 <= status < 500:
+        raise RequestRefused(status)
+    if status < 400:
+        raise BackendError(f"the server redirects (HTTP {status}): set base_url to its own address")
+    raise BackendError(f"the server failed (HTTP {status})")
+
+
+async def _says_too_long(response: Any) -> bool:
+    """Whether the first bytes of an error's body speak of the context. They are read for that alone."""
+    seen = b""
+    async for chunk in response.aiter_raw():
+        seen += chunk
+        if len(seen) >= MAX_ERROR_BYTES:
+            break
+    return any(words in seen[:MAX_ERROR_BYTES].lower() for words in _TOO_LONG)
+
+
+def _retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """`Retry-After`, in seconds or as a date (RFC 9110, 10.2.3); None where it is neither. At most an hour."""
+    value = headers.get("retry-after", "")
+    try:
+        seconds = float(value) if value.replace(".", "", 1).isdecimal() else None
+        if seconds is None:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+    except (ValueError, OverflowError):
+        return None
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER_S)
+
+
+def _kind(response: Any) -> str:
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise BackendError("the server sent an encoded body, which was not asked for")
+    return str(response.headers.get("content-type", "")).partition(";")[0].strip().lower()
+
+
+async def _read(response: Any, most: int, kind: str) -> bytes:
+    """The whole body, if it is of the kind that was asked for and not longer than `most`."""
+    if _kind(response) != kind:
+        streams = " (it streams, and was asked not to)" if _kind(response) == _EVENTS else ""
+        raise BackendError(f"the server did not answer with JSON{streams}")
+    announced = response.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > most:
+        raise BackendError(f"the server's answer is longer than {most} bytes")
+    body = bytearray()
+    async for chunk in response.aiter_raw():
+        body += chunk
+        if len(body) > most:
+            raise BackendError(f"the server's answer is longer than {most} bytes")
+    return bytes(body)
+
+
+async def _lines(response: Any, most: int) -> AsyncIterator[bytes]:
+    total, rest = 0, b""
+    async for chunk in response.aiter_raw():
+        total += len(chunk)
+        if total > most:
+            raise BackendError(f"the server's answer is longer than {most} bytes")
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line.rstrip(b"\r")
+    if rest.strip():
+        yield rest
+
+
+def _parsed(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise BackendError("the server's answer is not whole JSON") from None
+
+
+def _mapped(error: BaseException) -> BackendError | ConfigurationError:
+    """An error of this tree, whatever the client wrapped it in. No word of the server's is kept."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, (BackendError, ConfigurationError)):
+            return cause
+        if isinstance(cause, TimeoutError) or "Timeout" in type(cause).__name__:
+            return BackendTimeout("the server could not be reached in time")
+        last, cause = cause, cause.__cause__
+    if "Connect" in type(last).__name__ or isinstance(last, OSError):
+        return BackendError(f"the server cannot be reached ({type(last).__name__})")
+    return BackendError(f"the connection to the server broke ({type(last).__name__})")
