@@ -18,6 +18,7 @@ from shieldkit.backends.base import (
 )
 
 if TYPE_CHECKING:
+    from shieldkit.backends.langchain_model import LangChainModel
     from shieldkit.backends.llama_cpp import LlamaCpp
     from shieldkit.backends.openai_compatible import OpenAICompatible
 
@@ -26,6 +27,7 @@ __all__ = [
     "CallOptions",
     "Completion",
     "CompletionRequest",
+    "LangChainModel",
     "LlamaCpp",
     "OpenAICompatible",
     "Piece",
@@ -36,7 +38,7 @@ __all__ = [
 ]
 
 
-_HOMES = {"LlamaCpp": "llama_cpp", "OpenAICompatible": "openai_compatible"}
+_HOMES = {"LangChainModel": "langchain_model", "LlamaCpp": "llama_cpp", "OpenAICompatible": "openai_compatible"}
 
 
 def __getattr__(name: str) -> Any:

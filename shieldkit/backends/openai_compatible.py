@@ -67,8 +67,8 @@ class OpenAICompatible:
     def __init__(
         self,
         base_url: str,
-        *,
         model: str | None = None,
+        *,
         api_key: str | None = None,
         dialect: str | None = None,
         context_tokens: int | None = None,

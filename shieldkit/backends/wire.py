@@ -1,15 +1,13 @@
 """HTTP to a model server, where every answer is input and every call ends on time.
 
-On the `openai` client. Calls run in an event loop on a thread of their own, because only there can a call be stopped
-wherever it stands: while it connects, while the server computes, while the body drips in. Stopping closes the
-connection, and so ends the generation. What a server sends is bounded in time, size and kind before it is parsed; error
-bodies are not kept; redirects are not followed; an API key in the environment is for another server and not sent.
+On the `openai` client, in an event loop of its own (`loop.py`), so that a call can be stopped while it connects, while the
+server computes, and while the body drips in. Stopping closes the connection, and so ends the generation. What a server
+sends is bounded in time, size and kind before it is parsed; error bodies are not kept; redirects are not followed; an API
+key in the environment is for another server and not sent.
 """
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 import email.utils
 import json
 import os
@@ -19,6 +17,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+from shieldkit.backends.loop import LoopThread
 from shieldkit.errors import BackendBusy, BackendError, BackendTimeout, ConfigurationError, ContextExceeded
 
 T = TypeVar("T")
@@ -26,8 +25,6 @@ T = TypeVar("T")
 MAX_RESPONSE_BYTES = 16_000_000
 MAX_ERROR_BYTES = 16_384
 MAX_RETRY_AFTER_S = 3600.0
-_TICK_S = 0.02
-_GRACE_S = 1.0
 _JSON, _EVENTS, _LINES = "application/json", "text/event-stream", "application/x-ndjson"
 # How servers say that a prompt does not fit: OpenAI's code, llama-server's type, vLLM's and SGLang's words.
 _TOO_LONG = (
@@ -64,8 +61,7 @@ class Wire:
         self._connect_timeout_s = connect_timeout_s
         self._lock = threading.Lock()
         self._pid = 0
-        self._closed = False
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop = LoopThread("shieldkit-wire")
         self._client: Any = None
 
     # -- calls ------------------------------------------------------------------------------------------------------
@@ -88,62 +84,30 @@ class Wire:
         self, path: str, body: Mapping[str, Any], *, deadline: float, cancelled: threading.Event, max_bytes: int
     ) -> Iterator[Any]:
         """The JSON values of a streamed completion. Closing the iterator closes the connection."""
-        queue: asyncio.Queue[Any] = asyncio.Queue(256)
-        end = object()
-
-        async def pump() -> None:
-            try:
-                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                    async for value in self._streamed(path, body, max_bytes):
-                        await queue.put(value)
-                await queue.put(end)
-            except TimeoutError:
-                await queue.put(BackendTimeout("no answer within the deadline"))
-            except Exception as error:
-                await queue.put(error)
-
-        pumping = asyncio.run_coroutine_threadsafe(pump(), self._running())
+        self._open()
+        values = self._loop.iterate(lambda: self._streamed(path, body, max_bytes), deadline, cancelled)
         try:
-            while True:
-                value = self._run(queue.get, deadline + _GRACE_S, cancelled)
-                if value is end:
-                    return
-                if isinstance(value, Exception):
-                    raise _mapped(value)
-                yield value
-        finally:
-            pumping.cancel()
+            yield from values
+        except Exception as error:
+            raise _mapped(error) from None
 
     def close(self) -> None:
         """Close all connections. Calls under way fail."""
-        with self._lock:
-            self._closed = True
-            loop, client, self._loop = self._loop, self._client, None
-        if loop is None or self._pid != os.getpid():
-            return
+        client = self._client
 
         async def end() -> None:
-            others = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
-            for task in others:
-                task.cancel()
-            await asyncio.gather(*others, return_exceptions=True)
-            await client.close()
-            loop.stop()
+            if client is not None:
+                await client.close()
 
-        asyncio.run_coroutine_threadsafe(end(), loop)
+        self._loop.close(end)
 
-    # -- the loop ---------------------------------------------------------------------------------------------------
+    # -- the client -------------------------------------------------------------------------------------------------
 
-    def _running(self) -> asyncio.AbstractEventLoop:
-        """The loop, started when first needed; after a fork, a new one: threads do not live through it."""
+    def _open(self) -> None:
+        """The client, made when first needed; it belongs to the loop, which does not live through a fork."""
         with self._lock:
-            if self._closed:
-                raise BackendError("the connection to the server was closed")
-            if self._loop is None or self._pid != os.getpid():
-                self._client = self._made()
-                self._loop, self._pid = asyncio.new_event_loop(), os.getpid()
-                threading.Thread(target=self._loop.run_forever, name="shieldkit-wire", daemon=True).start()
-            return self._loop
+            if self._client is None or self._pid != os.getpid():
+                self._client, self._pid = self._made(), os.getpid()
 
     def _made(self) -> Any:
         try:
@@ -165,32 +129,11 @@ class Wire:
         self, call: Callable[[], Coroutine[Any, Any, T]], deadline: float, cancelled: threading.Event | None = None
     ) -> T:
         """Run in the loop, until the deadline or until the caller leaves."""
-        left_s = deadline - time.monotonic()
-        if left_s <= 0:
-            raise BackendTimeout("no answer within the deadline")
-
-        async def bounded() -> T:
-            async with asyncio.timeout(min(left_s, threading.TIMEOUT_MAX)):
-                return await call()
-
-        loop = self._running()
-        future = asyncio.run_coroutine_threadsafe(bounded(), loop)
-        tick_s = _TICK_S if cancelled is not None else min(left_s + _GRACE_S, 3600.0)
+        self._open()
         try:
-            while not concurrent.futures.wait([future], tick_s).done:
-                if time.monotonic() > deadline + _GRACE_S:
-                    raise BackendTimeout("no answer within the deadline")
-                if cancelled is not None and cancelled.is_set():
-                    raise BackendError("the caller is gone")
-            return future.result()
-        except TimeoutError:
-            raise BackendTimeout("no answer within the deadline") from None
-        except concurrent.futures.CancelledError:
-            raise BackendError("the connection to the server was closed") from None
+            return self._loop.run(call, deadline, cancelled)
         except Exception as error:
             raise _mapped(error) from None
-        finally:
-            future.cancel()
 
     # -- in the loop ------------------------------------------------------------------------------------------------
 
@@ -263,7 +206,7 @@ async def _judged(response: Any) -> None:
     if status < 300:
         return
     if status in (429, 503):
-        raise BackendBusy(f"the server has too much to do (HTTP {status})", _retry_after_s(response.headers))
+        raise BackendBusy(f"the server has too much to do (HTTP {status})", retry_after_s(response.headers))
     if status in (400, 413, 422) and await _says_too_long(response):
         raise ContextExceeded("the server says that prompt and answer do not fit its context")
     if status in (401, 403):
@@ -285,11 +228,11 @@ async def _says_too_long(response: Any) -> bool:
     return any(words in seen[:MAX_ERROR_BYTES].lower() for words in _TOO_LONG)
 
 
-def _retry_after_s(headers: Mapping[str, str]) -> float | None:
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
     """`Retry-After`, in seconds or as a date (RFC 9110, 10.2.3); None where it is neither. At most an hour."""
     value = headers.get("retry-after", "")
     try:
-        seconds = float(value) if value.replace(".", "", 1).isdecimal() else None
+        seconds = float(value) if value.isascii() and value.replace(".", "", 1).isdecimal() else None
         if seconds is None:
             seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
     except (ValueError, OverflowError):
