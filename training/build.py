@@ -22,7 +22,7 @@ from training import sources
 from training.sources import Example
 
 SEED = 20261123
-WINDOW, STRIDE = 512, 256
+WINDOW, STRIDE = 384, 192
 
 
 def windows(text: str) -> list[tuple[int, int]]:
@@ -132,10 +132,14 @@ def build() -> Iterator[Example]:
         for e in [*corpus, *written, *packages]
         if e.direct == 1 and e.kind not in ("encoded", "multilingual") and e.weight >= 0.3
     ]
-    documents = [e for e in [*corpus, *packages] if e.role in ("document", "tool") and e.data == 0]
-    carrier = sources.carriers(sources.haystacks(), documents, rng, 470)
-    yield from sources.indirect(rng, 6000, carrier, strong)
-    for _ in range(4000):
+    ordinary = sources.ordinary(rng, 500)
+    yield from ordinary
+    documents = [e for e in [*corpus, *packages, *ordinary] if e.role in ("document", "tool") and e.data == 0]
+    carrier = sources.carriers(sources.haystacks(), documents, rng, 360)
+    yield from sources.indirect(rng, 7000, carrier, strong)
+    snippets = [e for e in [*corpus, *written, *ordinary] if e.direct == 0 and e.kind != "benign_trigger_words"]
+    yield from sources.spliced(carrier, snippets, rng, 5000)
+    for _ in range(7000):
         source, text = next(carrier)
         yield Example(text, 0, 0, source, "benign_document", role="document")
     short = [e for e in [*corpus, *written] if len(e.text) < 400 and e.direct is not None and e.kind != "encoded"]
@@ -163,7 +167,7 @@ def main() -> None:
                     direct = data = None  # what cannot be read yet is not labelled
                 if (direct, data) == (None, None) or not view.strip():
                     continue
-                row = {"text": view[:700], "direct": direct, "data": data, "source": e.source, "kind": e.kind,
+                row = {"text": view[:500], "direct": direct, "data": data, "source": e.source, "kind": e.kind,
                        "weight": round(weight, 3), "folds": sorted(e.folds)}  # fmt: skip
                 out.write(json.dumps(row) + "\n")
                 count += 1

@@ -187,8 +187,10 @@ def main() -> None:
         x, y = padded([ids[i] for i in batch]), labels[batch]
         said = (y >= 0).float() * weights[batch][:, None]
         soft = y.clamp(0, 1) * 0.996 + 0.002
+        with torch.autocast("cpu", torch.bfloat16):  # twice as fast where the processor knows bfloat16
+            logits = model(x).float()
         loss = (
-            nn.functional.binary_cross_entropy_with_logits(model(x), soft, reduction="none") * said
+            nn.functional.binary_cross_entropy_with_logits(logits, soft, reduction="none") * said
         ).sum() / said.sum().clamp(min=1)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()

