@@ -53,7 +53,9 @@ def write(found: dict[str, np.ndarray], out: Path = OUT) -> str:
         for name, array in sorted(found.items()):
             data = io.BytesIO()
             np.lib.format.write_array(data, np.ascontiguousarray(array), allow_pickle=False)
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), data.getvalue(), zipfile.ZIP_DEFLATED)
+            archive.writestr(
+                zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), data.getvalue(), zipfile.ZIP_DEFLATED
+            )
     return hashlib.sha256(out.read_bytes()).hexdigest()
 
 

@@ -197,7 +197,9 @@ def _spacy() -> Iterator[Example]:
 
 
 _PROSE_FILES = frozenset({"", ".html", ".page", ".txt", ".md", ".rst", ".xml", ".gz", *(f".{n}" for n in range(1, 9))})
-_CODE_FILES = frozenset({".py", ".js", ".ts", ".json", ".yaml", ".toml", ".h", ".c", ".pl", ".pm", ".pod", ".css", ".sh"})
+_CODE_FILES = frozenset(
+    {".py", ".js", ".ts", ".json", ".yaml", ".toml", ".h", ".c", ".pl", ".pm", ".pod", ".css", ".sh"}
+)
 _CODE_FOLDERS = frozenset({"site-packages", "node", "perl", "include"})
 _TAG = re.compile(r"<(?:style|script)\b.*?</(?:style|script)>|<[^<>]{1,400}>", re.S | re.I)
 _ROFF = re.compile(r"^[.'].*$|\\f[A-Z]|\\[-&|]|\\\([a-z]{2}", re.M)

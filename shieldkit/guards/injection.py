@@ -7,11 +7,10 @@ bounded window, so that a payload cut over turns, or one that grows slowly, is s
 
 from __future__ import annotations
 
-import hashlib
-import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from cachetools import LRUCache
@@ -20,13 +19,14 @@ from shieldkit.conversation import Kind, Role
 from shieldkit.errors import SelfTestError
 from shieldkit.guards.base import Inspection, Report
 from shieldkit.injection import REPORTED, Detector, Judgement, load
-from shieldkit.outcome import Finding, Stage
+from shieldkit.outcome import Finding, Span, Stage
 from shieldkit.policy.model import InjectionSettings
-from shieldkit.text import Canonical, canonicalise
+from shieldkit.text import Canonical, canonicalise, digest
 
 JOINED_CHARS = 4000
 JOINED_TURNS = 16
 PIECE_ENDS = 500
+MOST_PIECES = 256
 _CACHED = 4096
 _DATA = frozenset({Role.DOCUMENT, Role.TOOL})
 _WORDS = {
@@ -49,52 +49,48 @@ class InjectionGuard:
     def __init__(self, settings: InjectionSettings) -> None:
         self._settings = settings
         self._detector: Detector = load()
-        # Keyed, so that nobody outside can make two texts share an entry; verdicts only, no text.
-        self._key = secrets.token_bytes(32)
-        self._cache: LRUCache[bytes, Judgement] = LRUCache(_CACHED)
+        self._judged: LRUCache[tuple[bytes, bool], Judgement] = LRUCache(_CACHED)  # by keyed digest, and for which head
         self._lock = threading.Lock()
 
     def check(self, inspection: Inspection) -> Report:
         """Findings from a score of 0.3 on; the report's score is the highest of any window."""
         deadline = time.monotonic() + self._settings.timeout
         findings: list[Finding] = []
+        unread: dict[int, tuple[Span, ...]] = {}
         top = 0.0
         for index, segment in inspection.texts():
             data = segment.role in _DATA
-            judged = self._judged(inspection, index, data, deadline)
+            judged = self._remembered(inspection.digest(index), data, partial(inspection.canonical, index), deadline)
             top = max(top, judged.score)
+            if not judged.complete:
+                unread[index] = ()
             rule = "indirect" if data else "direct"
             findings += [inspection.finding(rule, h.score, index, h.start, h.end, _WORDS[rule]) for h in judged.hits]
         for finding in self._split(inspection, deadline):
             if finding.score > top:
                 top = finding.score
                 findings.append(finding)
-        return Report(tuple(findings), inspection.undecoded(), score=top)
+        return Report(tuple(findings), unread, score=top)
 
-    def _judged(self, inspection: Inspection, index: int, data: bool, deadline: float) -> Judgement:
-        """A segment's judgement, remembered by content."""
-        text = inspection.conversation.segments[index].text
-        return self._remembered(text, data, lambda: self._judge(inspection.canonical(index), data, deadline))
-
-    def _joined(self, parts: Iterable[str], data: bool, deadline: float) -> float:
-        """The score of parts that together are one text."""
-        text = " ".join(parts)
-        return self._remembered(text, data, lambda: self._judge(canonicalise(text), data, deadline)).score
-
-    def _judge(self, canonical: Canonical, data: bool, deadline: float) -> Judgement:
-        # Python cannot stop a thread: one that nobody waits for any more stops by itself.
-        return self._detector.judge(canonical, data=data, proceed=lambda: time.monotonic() < deadline)
-
-    def _remembered(self, text: str, data: bool, judge: Callable[[], Judgement]) -> Judgement:
-        kind = b"data" if data else b"user"
-        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), key=self._key, person=kind).digest()
+    def _remembered(self, key: bytes, data: bool, canonical: Callable[[], Canonical], deadline: float) -> Judgement:
+        """A text is folded and judged once, as long as it is remembered."""
         with self._lock:
-            found = self._cache.get(digest)
+            found = self._judged.get((key, data))
         if found is None:
-            found = judge()
+            # Python cannot stop a thread: one that nobody waits for any more stops by itself.
+            found = self._detector.judge(
+                canonical(),
+                data=data,
+                most_likely=self._settings.encoder_windows,
+                proceed=lambda: time.monotonic() < deadline,
+            )
             with self._lock:
-                self._cache[digest] = found
+                self._judged[key, data] = found
         return found
+
+    def _joined(self, text: str, data: bool, deadline: float) -> float:
+        """The score of parts that together are one text."""
+        return self._remembered(digest(text), data, partial(canonicalise, text), deadline).score
 
     def _split(self, inspection: Inspection, deadline: float) -> Iterator[Finding]:
         """What is cut into the strings of one message, keys included, or over the last turns of the user."""
@@ -103,13 +99,12 @@ class InjectionGuard:
             own = [i for i in message.segments if not segments[i].trusted]
             if len(own) > 1:
                 # Of a long piece, only what is next to a seam can be half of something.
-                ends = [_ends(segments[i].text) for i in own[:JOINED_TURNS]]
-                score = self._joined(ends, message.role in _DATA, deadline)
-                yield from self._whole(inspection, own[-1], score)
+                ends = " ".join(_ends(segments[i].text) for i in own[:MOST_PIECES])
+                yield from self._whole(inspection, own[-1], self._joined(ends, message.role in _DATA, deadline))
         turns = [i for i, s in inspection.texts() if s.role is Role.USER and s.kind is Kind.TEXT][-JOINED_TURNS:]
         if len(turns) > 1:
             joined = " ".join(segments[i].text[-JOINED_CHARS:] for i in turns)[-JOINED_CHARS:]
-            yield from self._whole(inspection, turns[-1], self._joined([joined], False, deadline))
+            yield from self._whole(inspection, turns[-1], self._joined(joined, False, deadline))
 
     def _whole(self, inspection: Inspection, index: int, score: float) -> Iterator[Finding]:
         if score >= REPORTED:

@@ -1,8 +1,8 @@
 """The cascade: the sweep reads every position, the encoder what the sweep cannot settle.
 
 Most ordinary text is settled by the sweep alone. A window around each peak is read by the encoder: every peak that is as
-high as one in some hundreds of ordinary windows, and up to `MOST_LIKELY` lower ones, so that a short text is read with
-more care than its share of a long one. Logits become scores by a logistic map per head and stage (Platt 1999), made on
+high as one in a thousand ordinary windows, and up to `MOST_LIKELY` lower ones, so that a short text is read with more
+care than its share of a long one. Logits become scores by a logistic map per head and stage (Platt 1999), made on
 sources that the weights had not seen; 0.5 stands for the same share of false alarms in each.
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,13 +27,12 @@ from shieldkit.errors import ModelFileError
 from shieldkit.injection.encoder import Encoder
 from shieldkit.injection.sweep import Sweep
 from shieldkit.injection.windows import around_peaks
-from shieldkit.text import Canonical
+from shieldkit.text import Canonical, digest
 
 DIRECT, DATA = 0, 1
-MOST_LIKELY = 24
+MOST_LIKELY = 48
 REPORTED = 0.3
 _CACHED_WINDOWS = 16_384
-_BATCH = 8
 _FOLDER = Path(__file__).parent / "data"
 _SHA256 = {
     "sweep.npz": "",
@@ -53,11 +51,15 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The highest score of any window, the hits from `REPORTED` on, and how many windows the encoder read."""
+    """The highest score of any window, the hits from `REPORTED` on, and how many windows the encoder read.
+
+    `complete` is False when the text holds more encoded text than was decoded.
+    """
 
     score: float
     hits: tuple[Hit, ...] = ()
     encoded: int = 0
+    complete: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,28 +84,33 @@ class Detector:
         self._swept = Stage(calibration[:, 0], calibration[:, 1])
         self._encoded = Stage(calibration[:, 2], calibration[:, 3])
         self._likely, self._certain = calibration[:, 4], calibration[:, 5]
-        self._key = secrets.token_bytes(32)
         self._cache: LRUCache[bytes, NDArray[np.float32]] = LRUCache(_CACHED_WINDOWS)
         self._lock = threading.Lock()
 
     def judge(
-        self, canonical: Canonical, *, data: bool = False, proceed: Callable[[], bool] = lambda: True
+        self,
+        canonical: Canonical,
+        *,
+        data: bool = False,
+        most_likely: int = MOST_LIKELY,
+        proceed: Callable[[], bool] = lambda: True,
     ) -> Judgement:
-        """Judge a text and all that is decoded from it. `proceed` is asked between batches; `TimeoutError` on no.
+        """Judge a text and all that is decoded from it. `proceed` is asked before each window; `TimeoutError` on no.
 
         What tries to override instructions has no place in data either: with `data`, both heads are asked.
         """
-        found = [self._read(canonical.text, data, proceed)]
+        found = [self._read(canonical.text, data, most_likely, proceed)]
         top, hits, encoded = found[0].score, [], found[0].encoded
         hits += [Hit(h.score, *canonical.span(h.start, h.end)) for h in found[0].hits]
         for child in canonical.children:
-            inner = self._read(child.text, data, proceed)
+            inner = self._read(child.text, data, most_likely, proceed)
             top, encoded = max(top, inner.score), encoded + inner.encoded
             if inner.hits:
                 hits.append(Hit(inner.score, child.start, child.end))
-        return Judgement(top, tuple(_merged(sorted(hits, key=lambda h: (h.start, h.end)))), encoded)
+        hits = _merged(sorted(hits, key=lambda h: (h.start, h.end)))
+        return Judgement(top, tuple(hits), encoded, canonical.complete)
 
-    def _read(self, text: str, data: bool, proceed: Callable[[], bool]) -> Judgement:
+    def _read(self, text: str, data: bool, most: int, proceed: Callable[[], bool]) -> Judgement:
         heads = [DIRECT, DATA] if data else [DIRECT]
         swept = self.sweep.read(text)
         if not len(swept.logits):
@@ -111,33 +118,29 @@ class Detector:
         # How far above what is likely to be an attack, for the head that is most so: 0 is likely, 1 is certain.
         margin = ((swept.logits - self._likely) / (self._certain - self._likely))[:, heads].max(axis=1)
         windows = around_peaks(
-            margin.astype(np.float32), swept.begins, swept.ends, len(text), certain=1.0, likely=0.0, most=MOST_LIKELY
+            margin.astype(np.float32), swept.begins, swept.ends, len(text), certain=1.0, likely=0.0, most=most
         )
         top = self._swept.score(swept.logits.max(axis=0), heads) if not windows else 0.0
         hits: list[Hit] = []
-        for first in range(0, len(windows), _BATCH):
-            if first and not proceed():
+        for start, end, _ in windows:
+            if not proceed():
                 raise TimeoutError
-            batch = windows[first : first + _BATCH]
-            for (start, end, _), logits in zip(batch, self._logits([text[s:e] for s, e, _ in batch]), strict=True):
-                score = self._encoded.score(logits, heads)
-                top = max(top, score)
-                if score >= REPORTED:
-                    hits.append(Hit(score, start, end))
+            score = self._encoded.score(self._logits(text[start:end]), heads)
+            top = max(top, score)
+            if score >= REPORTED:
+                hits.append(Hit(score, start, end))
         return Judgement(top, tuple(hits), len(windows))
 
-    def _logits(self, texts: list[str]) -> list[NDArray[np.float32]]:
-        """The encoder's logits of each window, from memory where it has read the same before."""
-        keys = [hashlib.blake2b(t.encode("utf-8", "surrogatepass"), key=self._key).digest() for t in texts]
+    def _logits(self, window: str) -> NDArray[np.float32]:
+        """The encoder's logits of a window, from memory where it has read the same before."""
+        key = digest(window)
         with self._lock:
-            known = {key: self._cache[key] for key in keys if key in self._cache}
-        new = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
-        if new:
-            known.update(zip(new, self.encoder.read(list(new.values())), strict=True))
+            known = self._cache.get(key)
+        if known is None:
+            known = self.encoder.read(window)
             with self._lock:
-                for key in new:
-                    self._cache[key] = known[key]
-        return [known[key] for key in keys]
+                self._cache[key] = known
+        return known
 
 
 def _merged(hits: list[Hit]) -> list[Hit]:

@@ -8,7 +8,6 @@ in parts that overlap; nothing is cut off.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,12 +18,11 @@ from shieldkit.errors import ModelFileError
 
 MOST_PIECES = 158
 OVERLAP = 32
-_BATCH = 8
 _FIELD = "guards.injection"
 
 
 class Encoder:
-    """Texts to logits. Safe under threads."""
+    """Text to logits. Safe under threads."""
 
     def __init__(self, model: bytes, vocabulary: str, *, threads: int | None = None) -> None:
         """`model` is the ONNX file's content, `vocabulary` WordPiece's, a word a line. Raises `ModelFileError`."""
@@ -46,24 +44,18 @@ class Encoder:
         self._tokenizer = wordpiece(vocabulary)
         self._first, self._last = self._tokenizer.encode("").ids
 
-    def read(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """The logits of each text, shape (texts, 2): of its highest part, for each head."""
-        encoded = self._tokenizer.encode_batch([printable(t) for t in texts], add_special_tokens=False)
-        parts = [(k, ids) for k, e in enumerate(encoded) for ids in _parts(e.ids)]
-        parts.sort(key=lambda part: len(part[1]))  # like lengths together: less padding
-        logits = np.full((len(texts), 2), -np.inf, np.float32)
-        for start in range(0, len(parts), _BATCH):
-            batch = parts[start : start + _BATCH]
-            answers = self._session.run(None, {"ids": self._padded([ids for _, ids in batch])})[0]
-            for (k, _), answer in zip(batch, answers, strict=True):
-                np.maximum(logits[k], answer, out=logits[k])
-        return logits
+    def read(self, text: str) -> NDArray[np.float32]:
+        """The logits of a text, shape (2,): of its highest part, for each head.
 
-    def _padded(self, batch: list[list[int]]) -> NDArray[np.int64]:
-        rows = np.zeros((len(batch), max(map(len, batch)) + 2), np.int64)
-        for row, ids in zip(rows, batch, strict=True):
-            row[: len(ids) + 2] = [self._first, *ids, self._last]
-        return rows
+        Each part is run by itself: int8 activations are scaled by what is run together, and the same text is to get
+        the same answer in any company.
+        """
+        ids = self._tokenizer.encode(printable(text), add_special_tokens=False).ids
+        return np.max([self._part(part) for part in _parts(ids)], axis=0)
+
+    def _part(self, ids: list[int]) -> NDArray[np.float32]:
+        row = np.array([[self._first, *ids, self._last]], np.int64)
+        return np.asarray(self._session.run(None, {"ids": row})[0][0], np.float32)
 
 
 _affine = hasattr(os, "sched_getaffinity")

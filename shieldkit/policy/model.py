@@ -88,6 +88,9 @@ class InjectionSettings(GuardSettings):
     """The embedded injection and jailbreak detector."""
 
     data_threshold: Score = Field(0.5, description="The threshold for `document` and `tool` segments.")
+    encoder_windows: Annotated[int, Field(ge=0, le=100_000)] = Field(
+        48, description="How many windows of a text the second stage reads beside those that it must: its time budget."
+    )
 
     def threshold_for(self, rule: str, role: Role) -> float:
         """As for every guard, but data (documents, tool results) has a threshold of its own."""
