@@ -1,6 +1,6 @@
 """Puts the training set together: windows of canonical text with labels and weights, one JSON object a line.
 
-    python -m training.build OUT.jsonl
+    python -m training.build OUT.jsonl [MINED.jsonl]
 
 Long texts are cut as the detector cuts them. Labels of S-Labs are held against a linear model that was trained on the
 other parts of it (confident learning, Northcutt et al. 2021): where the model is sure of the opposite, the row counts a
@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from training import sources
+from training import mine, sources
 from training.sources import Example
 
 SEED = 20261123
@@ -136,9 +136,14 @@ def build() -> Iterator[Example]:
     yield from ordinary
     documents = [e for e in [*corpus, *packages, *ordinary] if e.role in ("document", "tool") and e.data == 0]
     carrier = sources.carriers(sources.haystacks(), documents, rng, 360)
-    yield from sources.indirect(rng, 7000, carrier, strong)
+    yield from sources.indirect(rng, 14000, carrier, strong)
     snippets = [e for e in [*corpus, *written, *ordinary] if e.direct == 0 and e.kind != "benign_trigger_words"]
     yield from sources.spliced(carrier, snippets, rng, 5000)
+    for _ in range(6000):  # a line or a sentence of a document, alone
+        source, text = next(carrier)
+        start, end = mine.sentence(text, rng.randrange(len(text))) if text else (0, 0)
+        if end - start > 15:
+            yield Example(text[start:end], 0, 0, source, "benign_document", role="document")
     for _ in range(7000):
         source, text = next(carrier)
         yield Example(text, 0, 0, source, "benign_document", role="document")
@@ -171,6 +176,10 @@ def main() -> None:
                        "weight": round(weight, 3), "folds": sorted(e.folds)}  # fmt: skip
                 out.write(json.dumps(row) + "\n")
                 count += 1
+        if len(sys.argv) > 2:
+            mined = Path(sys.argv[2]).read_text(encoding="utf-8")
+            out.write(mined)
+            count += mined.count("\n")
     print(f"{count} examples")
 
 

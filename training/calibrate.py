@@ -1,9 +1,10 @@
 """Thresholds of the cascade, from texts whose sources the scoring models had not seen.
 
-    python -m training.calibrate SWEEP.pt OUT.json HELD_OUT.jsonl [HELD_OUT.jsonl ...]
+    python -m training.calibrate SWEEP.pt OUT.json UNSEEN.jsonl HELD_OUT.jsonl [HELD_OUT.jsonl ...]
 
-The held-out files are `training.evaluate`'s: the encoder's logits, a fold at a time. A head's threshold is the logit that
-the allowed share of ordinary texts reaches; the slope of the score is Platt's. What the sweep hands to the encoder is
+All files are `training.evaluate`'s. The first has the logits of the shipped encoder on ordinary text that it was not
+trained on: a head's threshold is the logit that the allowed share of it reaches. The others are of the models of each
+fold, on what they were not trained on: the slope of the score is Platt's on these. What the sweep hands to the encoder is
 decided on long ordinary text: a window is *likely* when it is higher than 85 in 100 ordinary windows, *certain* when
 higher than 999 in 1,000.
 """
@@ -23,7 +24,7 @@ from shieldkit.injection.windows import WINDOW
 from training import sources
 from training.sweep_model import Sweep, padded, rows_of, vocabulary
 
-ALLOWED = {"benign_chat": 0.01, "benign_trigger_words": 0.04, "benign_document": 0.006, "haystack": 0.002}
+ALLOWED = {"benign_chat": 0.01, "unseen": 0.0006}
 LIKELY, CERTAIN = 0.85, 0.999
 HEADS = {"direct": 0, "data": 1}
 
@@ -87,11 +88,11 @@ def swept(path: str) -> np.ndarray:
 
 def main() -> None:
     """Calibrate, and say what share of the held-out texts of each kind reaches the threshold."""
-    rows = held_out(sys.argv[3:])
+    unseen, rows = held_out(sys.argv[3:4]), held_out(sys.argv[4:])
     windows = swept(sys.argv[1])
     out = []
     for head, column in HEADS.items():
-        shift = threshold(rows, head)
+        shift = threshold(unseen, head)
         scale = slope(rows, head, shift)
         likely, certain = (float(np.quantile(windows[:, column], q)) for q in (LIKELY, CERTAIN))
         out.append([1.0, certain + 4.0, scale, shift, likely, certain])

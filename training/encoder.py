@@ -138,6 +138,7 @@ def main() -> None:
     p.add_argument("--fold", type=int, default=0)
     p.add_argument("--examples", type=int, default=20000)
     p.add_argument("--epochs", type=int, default=1)
+    p.add_argument("--start", help="go on from these weights")
     p.add_argument("--layers", type=int, default=LAYERS)
     p.add_argument("--rate", type=float, default=1.5e-4)
     p.add_argument("--minutes", type=float, default=60, help="stop in time, whatever is left; the rate falls with it")
@@ -162,6 +163,8 @@ def main() -> None:
     labels = torch.tensor([[-1 if r[h] is None else r[h] for h in ("direct", "data")] for r in rows]).float()
     weights = torch.tensor([min(1.5, max(0.3, r["weight"])) for r in rows])
     model = pretrained(a.base, a.layers)
+    if a.start:
+        model.load_state_dict(torch.load(a.start))
     for frozen in (model.words, model.places):
         frozen.weight.requires_grad_(False)
     model.kind.requires_grad_(False)

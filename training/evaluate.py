@@ -9,6 +9,7 @@ import json
 import random
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 
 from training import sources
 from training.build import windows
@@ -19,8 +20,12 @@ MOST = {"S-Labs": 3000, "CLINC150": 1200, "encoded": 962, "special_token": 350, 
 
 
 def texts(fold: int) -> Iterator[Example]:
-    """What is evaluated in a fold: whole texts, and windows of its haystacks."""
+    """What is evaluated in a fold: whole texts, and windows of its haystacks. Fold 0: what no model is trained on."""
     rng = random.Random(99)
+    if fold == 0:
+        yield from (e for e in sources.corpus() if e.source in sources.EVALUATION_ONLY)
+        yield from (replace(e, kind="unseen") for e in sources.ordinary(rng, 400, sources.UNSEEN))
+        return
     by_source: dict[str, list[Example]] = {}
     for e in sources.corpus():
         mine = sources.FOLD_OF.get(e.source, 0) == fold or (e.source in sources.EVALUATION_ONLY and fold == 1)

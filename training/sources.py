@@ -5,8 +5,8 @@ result), or both; None says nothing to that head. A fold is a set of whole sourc
 trained on the others. Texts of licences that do not allow it (`EVALUATION_ONLY`) are never trained on.
 
 Corpora are read from `SHIELDKIT_CORPORA` (a folder with `dev/` and `haystack/`), packages from wheels in
-`SHIELDKIT_WHEELS`, and ordinary text of many kinds and languages from Debian packages unpacked in `SHIELDKIT_TEXTS`, as
-`training/README.md` says.
+`SHIELDKIT_WHEELS`, and ordinary text of many kinds and languages from Debian packages unpacked in `SHIELDKIT_TEXTS` (and
+others, for thresholds, in `SHIELDKIT_UNSEEN`), as `training/README.md` says.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from training import phrases
 CORPORA = Path(os.environ.get("SHIELDKIT_CORPORA", Path(__file__).parents[2] / "shared" / "corpora"))
 WHEELS = Path(os.environ.get("SHIELDKIT_WHEELS", "wheels"))
 TEXTS = Path(os.environ.get("SHIELDKIT_TEXTS", "texts"))
+UNSEEN = Path(os.environ.get("SHIELDKIT_UNSEEN", "unseen"))
 EVALUATION_ONLY = frozenset({"self-instruct-seeds"})
 
 FOLD_OF = {
@@ -206,13 +207,13 @@ _ROFF = re.compile(r"^[.'].*$|\\f[A-Z]|\\[-&|]|\\\([a-z]{2}", re.M)
 _MOST_FILE = 400_000
 
 
-def ordinary(rng: random.Random, each: int) -> list[Example]:
+def ordinary(rng: random.Random, each: int, base: Path = TEXTS) -> list[Example]:
     """Ordinary text in many kinds and languages, `each` pieces a package: manuals, help pages, quotations, essays.
 
-    Each folder in `TEXTS` is an unpacked Debian package, or one of Python packages (their descriptions are read).
+    Each folder in `base` is an unpacked Debian package, or one of Python packages (their descriptions are read).
     """
     found = []
-    for folder in sorted(p for p in TEXTS.glob("*") if p.is_dir()):
+    for folder in sorted(p for p in base.glob("*") if p.is_dir()):
         code = folder.name in _CODE_FOLDERS
         paths = sorted(p for p in folder.rglob("*") if _is_text(p, code) and p.is_file())
         budget = each // 3 if folder.name.startswith("manpages") else 2 * each if code else each
@@ -370,11 +371,12 @@ def indirect(
     """Documents with and without something buried in them. `strong` are attacks that stand out in any text."""
     found = []
     for _ in range(count):
-        source, text = ("written", table(rng)) if rng.random() < 0.3 else next(carrier)
+        source, text = ("written", table(rng)) if rng.random() < 0.2 else next(carrier)
+        text = text[: rng.choice((60, 150, 250, 360))]
         roll = rng.random()
-        if roll < 0.3:
+        if roll < 0.15:
             found.append(Example(text, 0, 0, source, "benign_document", role="document"))
-        elif roll < 0.7:
+        elif roll < 0.55:
             payload = phrases.fill(rng.choice(phrases.DATA_ATTACKS), rng)
             if rng.random() < 0.12:
                 payload = rng.choice(rng.choice(list(phrases.MULTILINGUAL.values()))[0])

@@ -35,8 +35,8 @@ REPORTED = 0.3
 _CACHED_WINDOWS = 16_384
 _FOLDER = Path(__file__).parent / "data"
 _SHA256 = {
-    "sweep.npz": "",
-    "encoder.onnx": "",
+    "sweep.npz": "2e6651abe7fb1f3c52e809f0e735ca7e3310ad128d2ebb01443776785d43b7e8",
+    "encoder.onnx": "67d2934c741d40f5308c4b6bad548227528dea892e777c89e42bbc67bcfcf4a3",
 }  # fmt: skip
 
 
