@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from training import mine, sources
+from shieldkit.injection.windows import line
+from training import sources
 from training.sources import Example
 
 SEED = 20261123
@@ -141,7 +142,7 @@ def build() -> Iterator[Example]:
     yield from sources.spliced(carrier, snippets, rng, 5000)
     for _ in range(6000):  # a line or a sentence of a document, alone
         source, text = next(carrier)
-        start, end = mine.sentence(text, rng.randrange(len(text))) if text else (0, 0)
+        start, end = line(text, rng.randrange(len(text))) if text else (0, 0)
         if end - start > 15:
             yield Example(text[start:end], 0, 0, source, "benign_document", role="document")
     for _ in range(7000):

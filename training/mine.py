@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import random
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -19,24 +18,16 @@ from pathlib import Path
 import numpy as np
 
 from shieldkit.injection import load
-from shieldkit.injection.windows import around_peaks
+from shieldkit.injection.windows import around_peaks, line
 from shieldkit.text import canonicalise
 from training import sources
 
-FROM, MOST, CHARS = -1.5, 2500, 900_000
-_BREAK = re.compile(r"\n|[.!?;] ")
-
-
-def sentence(text: str, at: int) -> tuple[int, int]:
-    """The sentence or line around a place, at most 400 characters."""
-    start = max((m.end() for m in _BREAK.finditer(text, max(0, at - 200), at)), default=max(0, at - 200))
-    stop = _BREAK.search(text, at, min(len(text), at + 200))
-    return start, stop.end() if stop else min(len(text), at + 200)
+FROM, MOST, CHARS = 0.5, 2500, 1_200_000
 
 
 def texts() -> Iterator[tuple[str, str]]:
     """Source and text, in pieces of at most 60,000 characters."""
-    rng = random.Random(41)
+    rng = random.Random(43)
     for name, text in sources.haystacks().items():
         for at in range(0, len(text), 60_000):
             yield f"haystack-{name}", text[at : at + 60_000]
@@ -63,15 +54,23 @@ def main() -> None:
             if not len(swept.logits) or found[source] >= MOST:
                 continue
             margin = ((swept.logits - detector._likely) / (detector._certain - detector._likely)).max(axis=1)
-            peaks = around_peaks(margin.astype(np.float32), swept.begins, swept.ends, len(text), certain=1.0, likely=0.0, most=48)
-            for start, end, _ in peaks:
-                inside = np.flatnonzero((swept.begins >= start) & (swept.begins < end))
-                at = int(swept.begins[inside[margin[inside].argmax()]])
-                for a, b in ((start, end), sentence(text, at)):
+            peaks = around_peaks(
+                margin.astype(np.float32), swept.begins, swept.ends, len(text), certain=1.0, likely=0.0, most=48
+            )
+            for window in peaks:
+                for a, b in ((window.start, window.end), line(text, window.at)):
                     piece = text[a:b]
                     if b - a > 15 and detector.encoder.read(piece).max() > FROM:
                         folds = sorted({sources.FOLD_OF.get(source, 0)} - {0})
-                        row = {"text": piece, "direct": 0, "data": 0, "source": source, "kind": "mined", "weight": 1.0, "folds": folds}
+                        row = {
+                            "text": piece,
+                            "direct": 0,
+                            "data": 0,
+                            "source": source,
+                            "kind": "mined",
+                            "weight": 1.0,
+                            "folds": folds,
+                        }
                         out.write(json.dumps(row) + "\n")
                         found[source] += 1
     print(sum(found.values()), found.most_common())

@@ -32,11 +32,11 @@ from shieldkit.text import Canonical, digest
 DIRECT, DATA = 0, 1
 MOST_LIKELY = 48
 REPORTED = 0.3
-_CACHED_WINDOWS = 16_384
+_CACHED_VIEWS = 16_384
 _FOLDER = Path(__file__).parent / "data"
 _SHA256 = {
-    "sweep.npz": "2e6651abe7fb1f3c52e809f0e735ca7e3310ad128d2ebb01443776785d43b7e8",
-    "encoder.onnx": "67d2934c741d40f5308c4b6bad548227528dea892e777c89e42bbc67bcfcf4a3",
+    "sweep.npz": "3f4166ba20a8a2a2b0d44b0a46371a38d5fbdd60dd7206816d75d1a5e10c1d10",
+    "encoder.onnx": "4c24555fd4c975b9380a872ed5e9bd8683e46b6abb169afb2c62969c46314d44",
 }  # fmt: skip
 
 
@@ -84,7 +84,7 @@ class Detector:
         self._swept = Stage(calibration[:, 0], calibration[:, 1])
         self._encoded = Stage(calibration[:, 2], calibration[:, 3])
         self._likely, self._certain = calibration[:, 4], calibration[:, 5]
-        self._cache: LRUCache[bytes, NDArray[np.float32]] = LRUCache(_CACHED_WINDOWS)
+        self._cache: LRUCache[bytes, NDArray[np.float32]] = LRUCache(_CACHED_VIEWS)
         self._lock = threading.Lock()
 
     def judge(
@@ -122,22 +122,23 @@ class Detector:
         )
         top = self._swept.score(swept.logits.max(axis=0), heads) if not windows else 0.0
         hits: list[Hit] = []
-        for start, end, _ in windows:
+        for window in windows:
             if not proceed():
                 raise TimeoutError
-            score = self._encoded.score(self._logits(text[start:end]), heads)
+            logits = np.mean([self._logits(view) for view in window.views(text)], axis=0)
+            score = self._encoded.score(logits, heads)
             top = max(top, score)
             if score >= REPORTED:
-                hits.append(Hit(score, start, end))
+                hits.append(Hit(score, window.start, window.end))
         return Judgement(top, tuple(hits), len(windows))
 
-    def _logits(self, window: str) -> NDArray[np.float32]:
-        """The encoder's logits of a window, from memory where it has read the same before."""
-        key = digest(window)
+    def _logits(self, view: str) -> NDArray[np.float32]:
+        """The encoder's logits of a view, from memory where it has read the same before."""
+        key = digest(view)
         with self._lock:
             known = self._cache.get(key)
         if known is None:
-            known = self.encoder.read(window)
+            known = self.encoder.read(view)
             with self._lock:
                 self._cache[key] = known
         return known

@@ -1,10 +1,14 @@
 """Which windows of a text the second stage reads.
 
 Windows are placed around the sweep's peaks, not on a grid: the same words get the same window wherever they stand in a
-text. A text that fits one window is one.
+text. A text that fits one window is one. Each window is read twice: whole, and the line or sentence of its peak alone, so
+that a short attack in a long text is not diluted by what stands around it.
 """
 
 from __future__ import annotations
+
+import re
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,24 +18,51 @@ from shieldkit.injection.features import Places
 WINDOW = 384
 """Characters of canonical text."""
 _BEFORE = 240
+_LINE = 200  # at most this far to either side
+_BREAK = re.compile(r"\n|[.!?;] ")
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Characters `[start, end)` of a text, the place of the peak in it, and how high that is."""
+
+    start: int
+    end: int
+    at: int
+    peak: float
+
+    def views(self, text: str) -> tuple[str, ...]:
+        """The window, and the line or sentence of its peak where that is less."""
+        start, end = line(text, self.at)
+        start, end = max(start, self.start), min(end, self.end)
+        whole = text[self.start : self.end]
+        return (whole,) if end - start >= len(whole) else (whole, text[start:end])
+
+
+def line(text: str, at: int) -> tuple[int, int]:
+    """The line or sentence around a place: at most 400 characters."""
+    low = max(0, at - _LINE)
+    start = max((match.end() for match in _BREAK.finditer(text, low, at)), default=low)
+    stop = _BREAK.search(text, at, at + _LINE)
+    return start, stop.end() if stop else min(len(text), at + _LINE)
 
 
 def around_peaks(
     scores: NDArray[np.float32], begins: Places, ends: Places, length: int, *, certain: float, likely: float, most: int
-) -> list[tuple[int, int, float]]:
-    """Windows `(start, end, peak)`, highest peak first: every peak from `certain` on, and up to `most` from `likely` on."""
+) -> list[Window]:
+    """Windows, highest peak first: around every peak from `certain` on, and around up to `most` from `likely` on."""
     if length <= WINDOW:
-        peak = float(scores.max(initial=-np.inf))
-        return [(0, length, peak)] if peak >= likely else []
+        at = int(scores.argmax())
+        return [Window(0, length, int(begins[at]), float(scores[at]))] if scores[at] >= likely else []
     left = scores.copy()
-    found: list[tuple[int, int, float]] = []
+    found: list[Window] = []
     while len(left):
         at = int(left.argmax())
         peak = float(left[at])
         if peak < likely or (peak < certain and len(found) >= most):
             break
         start, end = _placed(int(begins[at]), begins, ends, length)
-        found.append((start, end, peak))
+        found.append(Window(start, end, int(begins[at]), peak))
         # What is well inside of this window need not be read again.
         inner = max(1, (end - start) // 4)
         left[np.searchsorted(begins, start + inner) : np.searchsorted(ends, end - inner, "right")] = -np.inf

@@ -1,0 +1,55 @@
+"""How well the encoder does on sources that it had not seen: the model card's table.
+
+    python -m training.report CALIBRATION.json HELD_OUT.jsonl [HELD_OUT.jsonl ...]
+
+The held-out files are `training.evaluate`'s, one a fold. A text's score is that of its highest window, as the detector
+takes it: the direct head's for what users say, both heads' for documents and tool results.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from training.calibrate import held_out
+
+ATTACKS = ("direct_injection", "jailbreak", "indirect_injection")
+ORDINARY = ("benign_chat", "benign_document", "benign_trigger_words")
+
+
+def main() -> None:
+    """Print the table."""
+    shifts = [row[3] for row in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))["rows"]]
+    rows = held_out(sys.argv[2:])
+    for row in rows:
+        above = row["top"] - np.array(shifts)
+        row["score"] = float(above.max() if row["role"] in ("document", "tool") else above[0])
+    off = np.array([r["score"] for r in rows if r["kind"] in ORDINARY and r["direct"] == 0])
+    bar = float(np.quantile(off, 0.99))
+    groups: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for row in rows:
+        attack = row["direct"] == 1 or row["data"] == 1
+        groups[("attack" if attack else "benign"), f"{row['kind']}, {row['source']}"].append(row["score"])
+        if attack and row["kind"] in ATTACKS and row["source"] != "S-Labs":
+            groups["attack", f"all {row['kind']}"].append(row["score"])
+            groups["attack", "all three"].append(row["score"])
+    print(f"{len(off)} ordinary texts; 1 % of them are {bar:+.2f} from the threshold or higher\n")
+    print(
+        "| what | texts | ROC-AUC | recall at 1 % false alarms | at the threshold |\n| --- | ---: | ---: | ---: | ---: |"
+    )
+    for (label, name), scores in sorted(groups.items()):
+        on = np.array(scores)
+        if label == "attack":
+            auc = roc_auc_score(np.r_[np.ones(len(on)), np.zeros(len(off))], np.r_[on, off])
+            print(f"| {name} | {len(on)} | {auc:.3f} | {np.mean(on > bar):.2f} | {np.mean(on >= 0):.2f} |")
+        else:
+            print(f"| {name} | {len(on)} | | | {np.mean(on >= 0):.3f} false alarms |")
+
+
+if __name__ == "__main__":
+    main()
