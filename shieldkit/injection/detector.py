@@ -35,7 +35,7 @@ REPORTED = 0.3
 _CACHED_VIEWS = 16_384
 _FOLDER = Path(__file__).parent / "data"
 _SHA256 = {
-    "sweep.npz": "3f4166ba20a8a2a2b0d44b0a46371a38d5fbdd60dd7206816d75d1a5e10c1d10",
+    "sweep.npz": "60c29b9a5f2ebb4feb40c5acf1cb807098d91fc191419c9a9006b8b3e7ff38d0",
     "encoder.onnx": "4c24555fd4c975b9380a872ed5e9bd8683e46b6abb169afb2c62969c46314d44",
 }  # fmt: skip
 

@@ -78,4 +78,5 @@ def test_a_conversation_that_grew_costs_what_is_new(shield: Shield) -> None:
     guard = shield._chains[None].links[0].guard
     before = len(guard._judged)  # type: ignore[attr-defined]
     shield.screen([*messages, {"role": "assistant", "content": "ok"}, {"role": "user", "content": "thanks"}])
-    assert len(guard._judged) == before + 2  # type: ignore[attr-defined]
+    # Two segments, and the turns of the user as one text.
+    assert len(guard._judged) == before + 3  # type: ignore[attr-defined]
