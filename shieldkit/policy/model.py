@@ -91,6 +91,7 @@ class InjectionSettings(GuardSettings):
     encoder_windows: Annotated[int, Field(ge=0, le=100_000)] = Field(
         48, description="How many windows of a text the second stage reads beside those that it must: its time budget."
     )
+    timeout: Seconds = 30.0
 
     def threshold_for(self, rule: str, role: Role) -> float:
         """As for every guard, but data (documents, tool results) has a threshold of its own."""
