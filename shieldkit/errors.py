@@ -12,6 +12,7 @@
     ├── BackendError            the model did not answer
     │   ├── BackendTimeout      … within the deadline
     │   ├── BackendBusy         … because it has too much to do; says when to ask again, where the server did
+    │   ├── BackendUnavailable  … because of something that may pass: no connection, a failure of its own
     │   └── ContextExceeded     … because prompt and answer do not fit its context
     ├── LedgerError             the budget ledger could not answer; treated as "no budget left"
     ├── Overloaded              too many calls under way, or too many that hang
@@ -90,6 +91,10 @@ class BackendBusy(BackendError):
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class BackendUnavailable(BackendError):
+    """The server could not be reached, broke off, or failed (HTTP 5xx): the same request may be answered later."""
 
 
 class ContextExceeded(BackendError):

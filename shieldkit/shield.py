@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from shieldkit.backends.base import Backend, CallOptions, PromptBackend
+from shieldkit.backends.routes import allowed_by
 from shieldkit.budget import Budget, Ledger, MemoryLedger, Principal
 from shieldkit.chain import Chain, Link
 from shieldkit.chain.streaming import withheld_by
@@ -87,8 +88,9 @@ class Shield:
         self._chains = {}
         for tenant in (None, *self.policy.tenants):
             own = self.policy.for_tenant(tenant)
-            links = self._links(own, guards, Resources(backend, guard_backend), built)
-            context = _capped(own, backend) if backend is not None else own.context
+            allowed = allowed_by(own.routing, backend) if backend is not None else None
+            links = self._links(own, guards, Resources(allowed, guard_backend), built)
+            context = _capped(own, allowed) if allowed is not None else own.context
             telemetry = Telemetry(
                 policy=own.name, policy_version=own.version, mode=own.mode,
                 tracer_provider=tracer_provider, meter_provider=meter_provider,
@@ -176,8 +178,9 @@ class Shield:
         _open(backend, self.policy)
         made = copy.copy(self)
         made.backend, made._owned, made._own_ledger, made._is_view = backend, [], None, True
+        allowed = {tenant: allowed_by(chain.policy.routing, backend) for tenant, chain in self._chains.items()}
         made._chains = {
-            tenant: replace(chain, budget=replace(chain.budget, context=_capped(chain.policy, backend)))
+            tenant: replace(chain, budget=replace(chain.budget, context=_capped(chain.policy, allowed[tenant])))
             for tenant, chain in self._chains.items()
         }
         return made
@@ -217,7 +220,8 @@ class Shield:
             mend = "Add `schema: {}` to the policy's guards"
             raise ConfigurationError("schema", "this policy has no schema gate to hold the answer against", mend=mend)
         conversation = Conversation.of(messages)
-        return chain.invoke(conversation, self.backend, principal, _gate(schema), options or CallOptions(), operation)
+        backend = allowed_by(chain.policy.routing, self.backend)
+        return chain.invoke(conversation, backend, principal, _gate(schema), options or CallOptions(), operation)
 
     def _screening(
         self, messages: Messages, stage: Stage | str, tenant: str | None, schema: Any, since: int,
@@ -248,7 +252,7 @@ class Shield:
         for name, build in BUILDERS.items():
             if name in sections:
                 settings = sections.pop(name)
-                key = (name, settings.model_dump_json())
+                key = (name, f"{settings.model_dump_json()} {id(resources.backend)}")
                 built[key] = made = built.get(key) or build(settings, resources)
                 links.append(Link(made, settings))
         mine = [Link(g, sections.pop(g.name, GuardSettings())) for g in own]
@@ -297,6 +301,7 @@ def _open(backend: Backend, policy: Policy) -> None:
 
 def _capped(policy: Policy, backend: Backend) -> ContextSettings:
     """The context that may be used: the policy's, and never more than the model has."""
+    _check_context(backend, policy, "context")
     return policy.context.model_copy(update={"max_tokens": min(policy.context.cap, backend.context_tokens)})
 
 

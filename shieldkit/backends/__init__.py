@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from shieldkit.backends.langchain_model import LangChainModel
     from shieldkit.backends.llama_cpp import LlamaCpp
     from shieldkit.backends.openai_compatible import OpenAICompatible
+    from shieldkit.backends.router import Router
+    from shieldkit.backends.routes import Route, RouteLimit
 
 __all__ = [
     "Backend",
@@ -34,11 +36,21 @@ __all__ = [
     "Progress",
     "PromptBackend",
     "PromptCompletion",
+    "Route",
+    "RouteLimit",
+    "Router",
     "StreamingBackend",
 ]
 
 
-_HOMES = {"LangChainModel": "langchain_model", "LlamaCpp": "llama_cpp", "OpenAICompatible": "openai_compatible"}
+_HOMES = {
+    "LangChainModel": "langchain_model",
+    "LlamaCpp": "llama_cpp",
+    "OpenAICompatible": "openai_compatible",
+    "Route": "routes",
+    "RouteLimit": "routes",
+    "Router": "router",
+}
 
 
 def __getattr__(name: str) -> Any:

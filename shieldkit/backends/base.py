@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 from shieldkit.conversation import Conversation, Trust
 from shieldkit.errors import InvalidConversation
@@ -116,13 +116,17 @@ class CompletionRequest:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A model's answer: the assistant's message in the wire form, and the real token counts."""
+    """A model's answer: the assistant's message in the wire form, and the real token counts.
+
+    `route` is a router's: the name of who answered, and who was passed over for which reason.
+    """
 
     message: Mapping[str, Any]
     input_tokens: int
     output_tokens: int
     finish_reason: str = "stop"
     model: str = ""
+    route: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +204,11 @@ class StreamingBackend(Backend, Protocol):
         iterator that ends without a completion has failed.
         """
         ...
+
+
+def can_stream(backend: Backend) -> TypeGuard[StreamingBackend]:
+    """Whether a backend answers bit by bit; tells it without asking the backend anything."""
+    return callable(getattr(backend, "stream", None))
 
 
 @runtime_checkable

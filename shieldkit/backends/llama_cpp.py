@@ -46,6 +46,7 @@ class LlamaCpp:
     """
 
     name = "llama.cpp"
+    local = True
 
     def __init__(
         self,

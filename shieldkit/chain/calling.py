@@ -51,7 +51,7 @@ def complete(
                 otel_context.detach(token)
 
         completion = checked(backend, (yield Call(call, policy.model.timeout, "model", request.cancelled.set)))
-        span.end(Usage(completion.input_tokens, completion.output_tokens), completion.finish_reason)
+        span.end(Usage(completion.input_tokens, completion.output_tokens), completion.finish_reason, completion.route)
     return completion
 
 

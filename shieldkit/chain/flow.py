@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from shieldkit.backends.base import Backend, CallOptions, Completion, CompletionRequest, StreamingBackend
+from shieldkit.backends.base import Backend, CallOptions, Completion, CompletionRequest, can_stream
 from shieldkit.budget import Budget, Principal
 from shieldkit.chain.calling import asked, checked, complete, turn
 from shieldkit.chain.judging import Link, run_guards, unreadable
@@ -143,7 +143,7 @@ class Chain:
     ) -> Flow[StreamEvent, Reply]:
         """The model's answer, leaving as it is screened; at last screened whole, as an answer that is not streamed."""
         backend = meter.backend
-        assert isinstance(backend, StreamingBackend)
+        assert can_stream(backend)
         request = asked(self.policy, sent, None, options)
         with turn(trip, self.policy, backend) as span:
             pump = Pump(backend, request, span.context)
@@ -167,7 +167,10 @@ class Chain:
                 if completion is not None or pump.began:
                     meter.settle(usage)
                     trip.usage += usage
-            span.end(usage, completion.finish_reason if completion is not None else "content_filter")
+            if completion is not None:
+                span.end(usage, completion.finish_reason, completion.route)
+            else:
+                span.end(usage, "content_filter")
         if completion is None:
             return self._reply(trip, backend)
         passed = yield from self._judged(trip, conversation, completion)
@@ -220,7 +223,7 @@ class Chain:
     ) -> Reply:
         common: Mapping[str, Any] = {
             "verdicts": tuple(trip.verdicts), "usage": trip.usage, "trace_id": trip.trace.trace_id,
-            "policy": self._policy_id, "backend": _described(backend),
+            "policy": self._policy_id, "backend": _described(backend, completion),
         }  # fmt: skip
         refusal = self._refusal(trip)
         if refusal is not None or completion is None or passed is None:
@@ -268,9 +271,10 @@ def _since(conversation: Conversation, since: int) -> Conversation:
     return replace(conversation, unreadable=tuple(p for p in conversation.unreadable if p.startswith(here)))
 
 
-def _described(backend: Backend) -> Mapping[str, Any]:
-    """What the backend says of itself; a backend that cannot say it does not cost the reply."""
+def _described(backend: Backend, completion: Completion | None) -> Mapping[str, Any]:
+    """What the backend says of itself; a backend that cannot say it does not cost the reply. Of a router: who answered."""
+    answered = {} if completion is None or completion.route is None else {"answered_by": completion.route}
     try:
-        return dict(backend.describe())
+        return {**backend.describe(), **answered}
     except Exception as error:
         return {"name": backend.name, "error": type(error).__name__}

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
-from shieldkit.backends.base import Backend, StreamingBackend
+from shieldkit.backends.base import Backend, can_stream
 from shieldkit.chain.judging import Link, judged_by
 from shieldkit.chain.trip import Once, Trip
 from shieldkit.conversation import Conversation
@@ -42,7 +42,8 @@ def tail_of(link: Link) -> int | None:
 
 def streamable(policy: Policy, links: Sequence[Link], backend: Backend) -> bool:
     """Whether policy, guards and backend let an answer leave while it is generated."""
-    return policy.streaming.mode == "windowed" and isinstance(backend, StreamingBackend) and not withheld_by(links)
+    wanted = policy.streaming.mode == "windowed" and not policy.routing.security_critical
+    return wanted and can_stream(backend) and not withheld_by(links)
 
 
 def withheld_by(links: Sequence[Link]) -> list[str]:

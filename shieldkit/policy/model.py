@@ -267,6 +267,27 @@ class ModelSettings(Section):
     timeout: Seconds = 300.0
 
 
+class RoutingSettings(Section):
+    """Which models may be asked. Holds for every backend; a `Router` chooses among its routes by it."""
+
+    models: tuple[str, ...] | None = Field(None, description="The names of models that may be asked. Unset: any.")
+    residency: tuple[str, ...] | None = Field(
+        None, description="Labels of where data may stay; a route must have one of them. Unset: anywhere."
+    )
+    max_cost: Annotated[int, Field(ge=0, le=1000)] | None = Field(
+        None, description="The highest cost class of a route."
+    )
+    security_critical: bool = Field(False, description="Only local routes, and no streaming.")
+
+    @property
+    def restricts(self) -> bool:
+        """Whether anything is asked of a route."""
+        return self != _ANY_ROUTE
+
+
+_ANY_ROUTE = RoutingSettings()
+
+
 class StreamingSettings(Section):
     """Whether text may leave before all gates have passed."""
 
@@ -316,6 +337,7 @@ class PolicyModel(Section):
     context: ContextSettings = ContextSettings()
     model: ModelSettings = ModelSettings()
     streaming: StreamingSettings = StreamingSettings()
+    routing: RoutingSettings = RoutingSettings()
     budget: BudgetSettings = BudgetSettings()
     guards: Guards
     unreadable: Literal["block", "allow"] = Field(

@@ -16,6 +16,8 @@ import logging
 import re
 import secrets
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from opentelemetry import metrics, trace
 from opentelemetry.context import Context
@@ -219,8 +221,8 @@ class ModelSpan:
         self._start_s = time.perf_counter()
         self.context: Context = trace.set_span_in_context(span, parent)
 
-    def end(self, usage: Usage, finish_reason: str) -> None:
-        """Close with the real token counts."""
+    def end(self, usage: Usage, finish_reason: str, route: Mapping[str, Any] | None = None) -> None:
+        """Close with the real token counts; `route` says who answered, and who was passed over for which reason."""
         self._telemetry._tokens.record(usage.input_tokens, {**self._labels, names.TOKEN_TYPE: "input"})
         self._telemetry._tokens.record(usage.output_tokens, {**self._labels, names.TOKEN_TYPE: "output"})
         self._telemetry._model_s.record(time.perf_counter() - self._start_s, self._labels)
@@ -230,6 +232,11 @@ class ModelSpan:
                 # A server says this; only words that are known go on record.
                 names.FINISH_REASONS: [finish_reason if finish_reason in _FINISH_REASONS else "other"],
             })  # fmt: skip
+            if route is not None:
+                self._span.set_attributes({
+                    names.ROUTE: str(route["name"]),
+                    names.ROUTES_PASSED_OVER: [f"{p['route']}: {p['reason']}" for p in route["passed_over"]],
+                })  # fmt: skip
         self._span.end()
 
     def fail(self, error: BaseException) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import example, given, settings
@@ -152,7 +153,9 @@ def test_every_cut_of_an_answer_has_the_same_outcome_and_shows_the_same(
     shield: Shield, mouth: Mouth, before: str, attack: str, after: str, one: list[int], two: list[int]
 ) -> None:
     text = f"{before} {attack.replace('{canary}', 'nothing')} {after}"
-    (first, a), (second, b) = streamed(shield, mouth, text, one), streamed(shield, mouth, text, two)
+    # The end of a text is held when it could be the beginning of the canary: the same one for both.
+    with mock.patch.object(canary, "new", lambda: "0123456789abcdef"):
+        (first, a), (second, b) = streamed(shield, mouth, text, one), streamed(shield, mouth, text, two)
     assert first == second
     assert outcome(a) == outcome(b)
 
