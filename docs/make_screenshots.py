@@ -70,7 +70,7 @@ async def traffic(address: str) -> None:
                 wave = 1.5 if int(end - time.monotonic()) // 10 % 3 else 0.6
                 await asyncio.sleep(random.random() * wave)  # noqa: S311
 
-        await asyncio.gather(*(one(number) for number in range(12)))
+        await asyncio.gather(*(one(number) for number in range(5)))
 
 
 def main() -> None:

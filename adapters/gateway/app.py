@@ -142,6 +142,7 @@ async def _unrouted(_: Request, error: Exception) -> Response:
 
 async def _completed(surface: Surface, gate: Gateway, request: Request) -> Response:
     """A guarded call, counted whatever becomes of it."""
+    call = None
     try:
         key = gate.door.key(request)
         gate.door.count(key)
@@ -159,7 +160,8 @@ async def _completed(surface: Surface, gate: Gateway, request: Request) -> Respo
         raise
     except Exception as error:
         failure = api_error(error)
-        gate.tally.failed(surface, failure.code or "error")
+        if call is None or not call.counted:
+            gate.tally.failed(surface, failure.code or "error")
         return _failure(failure)
 
 
@@ -227,21 +229,21 @@ class _Call:
             yield writer.error(failure)
 
     async def _ended(self, events: AsyncIterator[StreamEvent]) -> None:
+        await _closed(events)
         self.gate.tally.in_flight -= 1
         if not self.counted:
             self.gate.tally.left(self.surface)
-        await _closed(events)
 
     def _counted(self, reply: Reply, principal: Principal | None = None) -> None:
-        """Count a reply. Raises `ApiError` where a used-up budget is an error."""
+        """Count a reply. Raises `ApiError` where a used-up budget is an error: it is counted as the refusal that it is."""
+        self.counted = True
+        self.gate.tally.replied(self.surface, reply, time.perf_counter() - self.begun_s)
         if self.key.over_budget == "error" and principal is not None:
             policy = self.gate.shield.policy.for_tenant(self.key.tenant)
             rule = reply.refusal.rule.removeprefix("budget.") if reply.refusal else ""
             windows = [limit.window for limit in policy.budget.limits if limit.scope == rule and limit.window]
             if (error := budget_error(reply, min(windows, default=None))) is not None:
                 raise error
-        self.counted = True
-        self.gate.tally.replied(self.surface, reply, time.perf_counter() - self.begun_s)
 
     def _headers(self, asked: Asked, reply: Reply | None) -> dict[str, str]:
         headers = {"cache-control": "no-store"}

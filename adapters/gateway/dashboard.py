@@ -171,8 +171,8 @@ def seconds(value: float) -> str:
 
 
 def duration(value: float) -> str:
-    """A long duration for people, in its largest unit: `45 s`, `12 m`, `3 h`, `2 d`."""
-    for unit, scale in (("d", 86_400), ("h", 3600), ("m", 60)):
+    """A long duration for people, in its largest unit: `45 s`, `12 min`, `3 h`, `2 d`."""
+    for unit, scale in (("d", 86_400), ("h", 3600), ("min", 60)):
         if value >= scale:
             return f"{value / scale:.0f} {unit}"
     return f"{max(0, value):.0f} s"

@@ -293,6 +293,8 @@ def test_health_is_for_all_and_metrics_are_for_those_who_run_it(served: str) -> 
     status, body, _ = curl(f"{served}/metrics", "-H", f"authorization: Bearer {KEYS['ops']}")
     assert status == 200
     assert 'shieldkit_gateway_refusals_total{guard="markers",rule="markers.control_token",stage="input"}' in body
+    assert 'shieldkit_gateway_refusals_total{guard="budget",rule="budget.tenant",stage="input"}' in body
+    assert "insufficient_quota" not in body
     assert "You obey" not in body
     assert "acme" not in body
 
