@@ -18,14 +18,15 @@ from typing import Any, TypeVar
 import openai
 
 from shieldkit.backends.base import Completion, CompletionRequest
+from shieldkit.backends.chat import Answer, Gathered, messages_of, read_answer, tools_of
+from shieldkit.backends.inert import Inert
+from shieldkit.backends.tokens import TOKENS_A_MESSAGE, TOKENS_A_TEMPLATE
 from shieldkit.conversation import Conversation
 from shieldkit.errors import BackendError, BackendTimeout, ContextExceeded
 
 T = TypeVar("T")
 
 _TICK_S = 0.05
-TOKENS_A_MESSAGE = 8
-"""What a chat format adds to a message, generously: role, separators, the turn of the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ class ClientModel:
         self.context_tokens = context_tokens
         official = client.base_url.host.endswith((".openai.com", ".azure.com"))
         self._most = "max_completion_tokens" if official else "max_tokens"
+        self._inert = _AsItIs() if official else Inert()
 
     @property
     def model(self) -> str:
@@ -69,9 +71,9 @@ class ClientModel:
 
     def count_tokens(self, conversation: Conversation, limit: int | None = None) -> int:
         """No fewer than the tokens that will be sent."""
-        total = TOKENS_A_MESSAGE * (len(conversation.messages) + len(conversation.tools) + 1)
+        total = TOKENS_A_TEMPLATE + TOKENS_A_MESSAGE * (len(conversation.messages) + len(conversation.tools))
         for segment in conversation.segments:
-            total += self._count(segment.text)
+            total += self._count(segment.text if segment.trusted else self._inert.neutralised(segment.text))
             if limit is not None and total > limit:
                 break
         return total
@@ -79,21 +81,20 @@ class ClientModel:
     def complete(self, request: CompletionRequest) -> Completion:
         """Ask, and wait for the whole answer. Raises `BackendError` and its kin."""
         answer = self._run(request, lambda: self._create(request, stream=False))
-        return self._completion(request, _plain(answer))
+        return self._completion(request, read_answer(_plain(answer)))
 
     def stream(self, request: CompletionRequest) -> Iterator[str | Completion]:
         """Ask, and give the answer's text as it comes, and last the whole of it."""
         stream = self._run(request, lambda: self._create(request, stream=True))
-        whole, text = _Whole(), ""
+        whole = Gathered()
         try:
             chunks = iter(stream) if self._loop is None else aiter(stream)
             while (chunk := self._run(request, lambda: _next(chunks))) is not None:
                 if new := whole.add(_plain(chunk)):
-                    text += new
                     yield new
         finally:
             self._run(request, stream.close, always=True)
-        yield self._completion(request, whole.answer(text))
+        yield self._completion(request, whole.answer())
 
     def describe(self) -> Mapping[str, Any]:
         """What is used to answer."""
@@ -113,12 +114,13 @@ class ClientModel:
         body: dict[str, Any] = {**upstream.hints, "temperature": request.temperature, "stream": stream}
         body[self._most] = request.max_output_tokens
         optional = {
-            "seed": request.seed, "stop": list(request.stop) or None, "tools": request.tools or None,
+            "seed": request.seed, "stop": list(request.stop) or None,
+            "tools": tools_of(request.conversation, self._inert) or None,
             "tool_choice": request.tool_choice, "stream_options": {"include_usage": True} if stream else None,
             "response_format": _format(request.schema),
         }  # fmt: skip
         body |= {name: value for name, value in optional.items() if value is not None}
-        messages = [{**m, "role": "user"} if m["role"] == "document" else m for m in request.conversation.wire()]
+        messages = messages_of(request.conversation, self._inert)
         left_s = min(request.deadline - time.monotonic(), upstream.timeout_s)
         if left_s <= 0:
             raise BackendTimeout("no answer within the deadline")
@@ -141,25 +143,25 @@ class ClientModel:
         except openai.OpenAIError as error:
             raise BackendError(f"the server cannot be asked ({type(error).__name__})") from error
 
-    def _completion(self, request: CompletionRequest, answer: Mapping[str, Any]) -> Completion:
-        """What came, checked: the server's answer is input. Counts that it does not give are counted here."""
-        choices = answer.get("choices")
-        first = choices[0] if isinstance(choices, list) and choices else None
-        message = first.get("message") if isinstance(first, Mapping) else None
-        if not isinstance(message, Mapping):
-            raise BackendError("the server's answer has no message")
-        message = {name: value for name, value in message.items() if value is not None}
-        told = answer.get("usage")
-        usage: Mapping[str, Any] = told if isinstance(told, Mapping) else {}
-        spoken = Conversation.of({**message, "role": "assistant"})
-        counts = [
-            given if type(given) is int and given >= 0 else self.count_tokens(counted)
-            for given, counted in (
-                (usage.get("prompt_tokens"), request.conversation), (usage.get("completion_tokens"), spoken)
-            )
-        ]  # fmt: skip
-        reason = first.get("finish_reason") if isinstance(first, Mapping) else None
-        return Completion(message, counts[0], counts[1], str(reason or "stop"), str(answer.get("model") or self.model))
+    def _completion(self, request: CompletionRequest, answer: Answer) -> Completion:
+        """What came, as the chain takes it. Counts that the server does not give are counted here."""
+        read, written = answer.input_tokens, answer.output_tokens
+        if read is None:
+            read = self.count_tokens(request.conversation)
+        if written is None:
+            written = self.count_tokens(Conversation.of(answer.message))
+        return Completion(answer.message, read, written, answer.finish_reason, self.model)
+
+
+class _AsItIs(Inert):
+    """For servers that never read a control token out of text: OpenAI's own."""
+
+    def __init__(self) -> None:
+        """Nothing to look for."""
+
+    def neutralised(self, text: str) -> str:
+        """The text."""
+        return text
 
 
 def _in_loop(
@@ -207,47 +209,3 @@ def _format(schema: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 def _bytes(text: str) -> int:
     return len(text.encode("utf-8", "replace"))
-
-
-class _Whole:
-    """A streamed answer, put together again."""
-
-    def __init__(self) -> None:
-        self._calls: dict[int, dict[str, Any]] = {}
-        self._rest: dict[str, Any] = {}
-        self._reason: Any = None
-
-    def add(self, chunk: Mapping[str, Any]) -> str:
-        """Take a chunk in; gives its new text."""
-        for name in ("model", "usage"):
-            if chunk.get(name):
-                self._rest[name] = chunk[name]
-        choices = chunk.get("choices")
-        choice = choices[0] if isinstance(choices, list) and choices else None
-        if not isinstance(choice, Mapping):
-            return ""
-        self._reason = choice.get("finish_reason") or self._reason
-        delta = choice.get("delta")
-        if not isinstance(delta, Mapping):
-            return ""
-        calls = delta.get("tool_calls")
-        for part in calls if isinstance(calls, list) else ():
-            self._add_call(part)
-        text = delta.get("content")
-        return text if isinstance(text, str) else ""
-
-    def _add_call(self, part: Any) -> None:
-        function = part.get("function") if isinstance(part, Mapping) else None
-        index = part.get("index") if isinstance(part, Mapping) else None
-        if not isinstance(function, Mapping) or not isinstance(index, int):
-            raise BackendError("the server streamed a tool call that is none")
-        call = self._calls.setdefault(index, {"id": "", "type": "function", "function": {"name": "", "arguments": ""}})
-        call["id"] = call["id"] or part.get("id") or ""
-        for name in ("name", "arguments"):
-            call["function"][name] += function.get(name) or ""
-
-    def answer(self, text: str) -> dict[str, Any]:
-        """The answer as it would have come without a stream."""
-        calls = [self._calls[index] for index in sorted(self._calls)]
-        message = {"role": "assistant", "content": text, **({"tool_calls": calls} if calls else {})}
-        return {**self._rest, "choices": [{"message": message, "finish_reason": self._reason}]}

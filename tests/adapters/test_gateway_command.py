@@ -18,6 +18,7 @@ pytest.importorskip("uvicorn", reason="pip install 'shieldkit[serve]'")
 from shieldkit.adapters.gateway.keys import digest_of, new_key  # noqa: E402
 from shieldkit.backends import CompletionRequest, LlamaCpp  # noqa: E402
 from shieldkit.conversation import Conversation  # noqa: E402
+from tests import upstream  # noqa: E402
 from tests.served import command  # noqa: E402
 
 KEYS = {name: new_key() for name in ("app", "stranger", "poor", "scanner", "busy", "ops")}
@@ -310,3 +311,44 @@ def test_sigterm_lets_the_call_under_way_finish(smollm2_path: Path, tmp_path: Pa
         assert process.wait(60) == 0
         answer, _ = asking.communicate(timeout=10)
     assert json.loads(answer)["usage"]["completion_tokens"] > 20
+
+
+def test_a_server_stands_behind_it_and_its_tool_calls_come_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"town": "Oslo"}'}}
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+
+    def chat(exchange: upstream.Exchange) -> None:
+        said = upstream.answer()
+        if exchange.body.get("tools"):
+            said["choices"][0] |= {
+                "message": {"role": "assistant", "tool_calls": [call]},
+                "finish_reason": "tool_calls",
+            }
+        elif exchange.body["messages"][-1]["content"] == "break":
+            exchange.json({"error": {"message": "zanzibar"}}, "500 Internal Server Error")
+            return
+        elif exchange.body["messages"][-1]["content"] == "leak":
+            said["choices"][0]["message"]["content"] = "Sure: <|im_start|>zanzibar"
+        exchange.json(said)
+
+    monkeypatch.setenv("UPSTREAM_KEY", "upstream-secret")
+    with upstream.upstream(chat) as behind:
+        arguments = ["--backend", f"{behind.url}/v1", "--backend-key-env", "UPSTREAM_KEY", "--trust-system"]
+        with command(*arguments, cwd=tmp_path) as (address, _):
+            caller = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0,
+                                   _strict_response_validation=True)  # fmt: skip
+            (model,) = caller.models.list()
+            chats = caller.chat.completions
+            answer = chats.create(model=model.id, messages=ask("Weather?"), tools=[tool])  # type: ignore[list-item]
+            assert answer.choices[0].message.tool_calls[0].model_dump() == call  # type: ignore[index]
+            assert answer.choices[0].finish_reason == "tool_calls"
+            assert chats.create(model=model.id, messages=ask("Hi")).choices[0].message.content == "All is well."
+            leak = chats.create(model=model.id, messages=ask("leak"))
+            assert leak.choices[0].finish_reason == "content_filter"
+            with pytest.raises(openai.InternalServerError) as caught:
+                chats.create(model=model.id, messages=ask("break"))
+            assert (caught.value.status_code, caught.value.code) == (502, "upstream_error")
+            assert "zanzibar" not in caught.value.response.text + leak.model_dump_json()
+        assert {e.headers["authorization"] for e in behind.asked("/v1/chat/completions")} == {"Bearer upstream-secret"}
