@@ -1,12 +1,13 @@
-"""Thresholds of the cascade, from texts whose sources the scoring models had not seen.
+"""Thresholds of the cascade, from ordinary text; most of it from sources that nothing was trained on.
 
-    python -m training.calibrate SWEEP.pt OUT.json UNSEEN.jsonl HELD_OUT.jsonl [HELD_OUT.jsonl ...]
+    python -m training.calibrate SWEEP.pt OUT.json
 
-All files are `training.evaluate`'s. The first has the logits of the shipped encoder on ordinary text that it was not
-trained on: a head's threshold is the logit that the allowed share of it reaches. The others are of the models of each
-fold, on what they were not trained on: the slope of the score is Platt's on these. What the sweep hands to the encoder is
-decided on long ordinary text: a window is *likely* when it is higher than 85 in 100 ordinary windows, *certain* when
-higher than 999 in 1,000.
+What the sweep hands to the encoder is decided on long ordinary text: a window is *likely* when it is higher than 75 in 100
+ordinary windows, *certain* when higher than 999 in 1,000. Then the packed cascade reads the haystacks,
+the packages in `SHIELDKIT_UNSEEN` and the prompts that are for evaluation only: a head's threshold is the lowest logit at which it
+raises no more alarms than `ALLOWED`. The slope is a convention, the same for both heads: 0.3 is 1.4 logits below 0.5.
+
+The encoder's file must be the one that ships; the calibration that is packed does not matter but for its `likely`.
 """
 
 from __future__ import annotations
@@ -14,53 +15,26 @@ from __future__ import annotations
 import json
 import random
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from shieldkit.injection import Detector, load
 from shieldkit.injection.features import Vocabulary, words
-from shieldkit.injection.windows import WINDOW
+from shieldkit.injection.windows import WINDOW, around_peaks
+from shieldkit.text import canonicalise
 from training import sources
 from training.sweep_model import Sweep, padded, rows_of, vocabulary
 
-ALLOWED = {"benign_chat": 0.01, "unseen": 0.0006}
-LIKELY, CERTAIN = 0.85, 0.999
+MILLION_TOKENS = 4_500_000
+"""Characters."""
+ALLOWED = {"haystack": 1.0, "unseen": 6.0}
+"""Alarms a million tokens, for each head."""
+ALLOWED_CHATS = 0.01
+LIKELY, CERTAIN, SLOPE = 0.75, 0.999, 0.6
 HEADS = {"direct": 0, "data": 1}
-
-
-def held_out(paths: list[str]) -> list[dict]:
-    """The rows of all files, each with `top`: its highest logit for each head."""
-    found = []
-    for path in paths:
-        with Path(path).open(encoding="utf-8") as lines:
-            for line in lines:
-                row = json.loads(line)
-                row["top"] = np.array(row["logits"]).max(axis=0)
-                found.append(row)
-    return found
-
-
-def threshold(rows: list[dict], head: str) -> float:
-    """The lowest logit that keeps every kind's false alarms within what is allowed."""
-    most = -np.inf
-    for kind, share in ALLOWED.items():
-        # A question is no attack from a user; what it would be in a document is not asked.
-        asked = [
-            r for r in rows if r["kind"] == kind and r["direct"] == 0 and (head == "direct" or r["role"] != "user")
-        ]
-        if len(asked) >= 50:
-            most = max(most, float(np.quantile([r["top"][HEADS[head]] for r in asked], 1 - share)))
-    return most
-
-
-def slope(rows: list[dict], head: str, shift: float) -> float:
-    """Platt's slope with the shift fixed, attacks and ordinary texts weighing the same."""
-    on = np.array([r["top"][HEADS[head]] for r in rows if r[head] == 1]) - shift
-    off = np.array([r["top"][HEADS[head]] for r in rows if r[head] == 0]) - shift
-    scales = np.linspace(0.2, 4, 200)
-    losses = [np.logaddexp(0, -s * on).mean() + np.logaddexp(0, s * off).mean() for s in scales]
-    return float(scales[int(np.argmin(losses))])
 
 
 def swept(path: str) -> np.ndarray:
@@ -86,17 +60,56 @@ def swept(path: str) -> np.ndarray:
     return np.concatenate(found)
 
 
+def ordinary() -> Iterator[tuple[str, str]]:
+    """Long ordinary text: haystacks by 200,000 characters, and files of packages that nothing was trained on."""
+    for text in sources.haystacks().values():
+        for at in range(0, min(len(text), 1_400_000), 200_000):
+            yield "haystack", text[at : at + 200_000]
+    rng = random.Random(1)
+    for folder in sorted(p for p in sources.UNSEEN.glob("*") if p.is_dir()):
+        paths = sorted(p for p in folder.rglob("*") if sources._is_text(p, False) and p.is_file())
+        rng.shuffle(paths)
+        left = 350_000
+        for path in paths:
+            text = sources._plain(path)[:60_000]
+            if left > 0 and len(text) > 500:
+                left -= len(text)
+                yield "unseen", text
+
+
+def encoded(detector: Detector, text: str, likely: np.ndarray, certain: np.ndarray) -> np.ndarray:
+    """The encoder's logits of every window that the cascade reads, shape (windows, 2)."""
+    canonical = canonicalise(text)
+    found = [np.full((1, 2), -30.0)]
+    for part in (canonical.text, *(child.text for child in canonical.children)):
+        read = detector.sweep.read(part)
+        if len(read.logits):
+            margin = ((read.logits - likely) / (certain - likely)).max(axis=1).astype(np.float32)
+            windows = around_peaks(margin, read.begins, read.ends, len(part), certain=1.0, likely=0.0, most=48)
+            found += [np.mean([detector._logits(v) for v in w.views(part)], axis=0)[None] for w in windows]
+    return np.concatenate(found)
+
+
 def main() -> None:
-    """Calibrate, and say what share of the held-out texts of each kind reaches the threshold."""
-    unseen, rows = held_out(sys.argv[3:4]), held_out(sys.argv[4:])
-    windows = swept(sys.argv[1])
+    """Calibrate."""
+    windows, detector = swept(sys.argv[1]), load()
+    likely, certain = np.quantile(windows, LIKELY, axis=0), np.quantile(windows, CERTAIN, axis=0)
+    logits: dict[str, list[np.ndarray]] = {"haystack": [], "unseen": []}
+    chars = dict.fromkeys(logits, 0)
+    for kind, text in ordinary():
+        logits[kind].append(encoded(detector, text, likely, certain))
+        chars[kind] += len(text)
+    chats = [e.text for e in sources.corpus() if e.source in sources.EVALUATION_ONLY]
+    of_chats = np.array([encoded(detector, text, likely, certain).max(axis=0) for text in chats])
     out = []
-    for head, column in HEADS.items():
-        shift = threshold(unseen, head)
-        scale = slope(rows, head, shift)
-        likely, certain = (float(np.quantile(windows[:, column], q)) for q in (LIKELY, CERTAIN))
-        out.append([1.0, certain + 4.0, scale, shift, likely, certain])
-        print(f"{head}: threshold {shift:.2f}, slope {scale:.2f}, likely {likely:.2f}, certain {certain:.2f}")
+    for head, k in HEADS.items():
+        bars = [np.quantile(of_chats[:, k], 1 - ALLOWED_CHATS)] if head == "direct" else []
+        for kind, allowed in ALLOWED.items():
+            top = np.sort(np.concatenate(logits[kind])[:, k])[::-1]
+            bars.append(top[int(allowed * chars[kind] / MILLION_TOKENS)])
+        shift = float(max(bars)) + 0.01
+        out.append([1.0, float(certain[k]) + 4.0, SLOPE, shift, float(likely[k]), float(certain[k])])
+        print(f"{head}: bars {np.round(bars, 2)}, row {np.round(out[-1], 2)}")
     Path(sys.argv[2]).write_text(json.dumps({"rows": out}, indent=1) + "\n", encoding="utf-8")
 
 

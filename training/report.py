@@ -16,10 +16,20 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from training.calibrate import held_out
-
 ATTACKS = ("direct_injection", "jailbreak", "indirect_injection")
 ORDINARY = ("benign_chat", "benign_document", "benign_trigger_words")
+
+
+def held_out(paths: list[str]) -> list[dict]:
+    """The rows of all files, each with `top`: its highest logit for each head."""
+    found = []
+    for path in paths:
+        with Path(path).open(encoding="utf-8") as lines:
+            for line in lines:
+                row = json.loads(line)
+                row["top"] = np.array(row["logits"]).max(axis=0)
+                found.append(row)
+    return found
 
 
 def main() -> None:

@@ -35,8 +35,8 @@ REPORTED = 0.3
 _CACHED_VIEWS = 16_384
 _FOLDER = Path(__file__).parent / "data"
 _SHA256 = {
-    "sweep.npz": "60c29b9a5f2ebb4feb40c5acf1cb807098d91fc191419c9a9006b8b3e7ff38d0",
-    "encoder.onnx": "4c24555fd4c975b9380a872ed5e9bd8683e46b6abb169afb2c62969c46314d44",
+    "sweep.npz": "a10c5697bc965e1a60e90620d098ada1757bd027c20016bbea481b41a75cf3a8",
+    "encoder.onnx": "2cbcaaa4a381460bbc572585620db05c0b337fe4f0d4018249b9b44489acaef1",
 }  # fmt: skip
 
 
