@@ -14,7 +14,7 @@ from typing import Any
 
 from shieldkit.backends.inert import Inert
 from shieldkit.conversation import Conversation
-from shieldkit.errors import BackendError
+from shieldkit.errors import BackendError, BackendUnavailable
 
 _ANSWERED = ("content", "tool_calls", "reasoning_content", "reasoning", "refusal")
 _SAID = ("text", "thinking", "reasoning", "refusal")
@@ -172,7 +172,7 @@ class Gathered:
     def add(self, event: Any) -> str:
         """Raises `BackendError` for what is no event of a completion."""
         if not isinstance(event, Mapping) or event.get("error") is not None:
-            raise BackendError("the server failed in the middle of its answer")
+            raise BackendUnavailable("the server failed in the middle of its answer")
         inputs, outputs = read_usage(event)
         self.input_tokens = inputs if inputs is not None else self.input_tokens
         self.output_tokens = outputs if outputs is not None else self.output_tokens
@@ -210,7 +210,7 @@ class Gathered:
     def answer(self) -> Answer:
         """The whole. Raises `BackendError` when the stream broke off."""
         if not self.ended:
-            raise BackendError("the server's answer broke off")
+            raise BackendUnavailable("the server's answer broke off")
         message: dict[str, Any] = {"role": "assistant", "content": "".join(self.text), **self.other}
         if self.calls:
             message["tool_calls"] = [self.calls[i] for i in sorted(self.calls)]

@@ -18,7 +18,14 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from shieldkit.backends.loop import LoopThread
-from shieldkit.errors import BackendBusy, BackendError, BackendTimeout, ConfigurationError, ContextExceeded
+from shieldkit.errors import (
+    BackendBusy,
+    BackendError,
+    BackendTimeout,
+    BackendUnavailable,
+    ConfigurationError,
+    ContextExceeded,
+)
 
 T = TypeVar("T")
 
@@ -215,7 +222,7 @@ async def _judged(response: Any) -> None:
         raise RequestRefused(status)
     if status < 400:
         raise BackendError(f"the server redirects (HTTP {status}): set base_url to its own address")
-    raise BackendError(f"the server failed (HTTP {status})")
+    raise BackendUnavailable(f"the server failed (HTTP {status})")
 
 
 async def _says_too_long(response: Any) -> bool:
@@ -292,5 +299,5 @@ def _mapped(error: BaseException) -> BackendError | ConfigurationError:
             return BackendTimeout("the server could not be reached in time")
         last, cause = cause, cause.__cause__
     if "Connect" in type(last).__name__ or isinstance(last, OSError):
-        return BackendError(f"the server cannot be reached ({type(last).__name__})")
-    return BackendError(f"the connection to the server broke ({type(last).__name__})")
+        return BackendUnavailable(f"the server cannot be reached ({type(last).__name__})")
+    return BackendUnavailable(f"the connection to the server broke ({type(last).__name__})")

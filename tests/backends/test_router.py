@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from shieldkit import ConfigurationError, Policy, Principal, Shield
-from shieldkit.backends import LlamaCpp, Route, RouteLimit, Router
+from shieldkit.backends import LlamaCpp, OpenAICompatible, Route, RouteLimit, Router
 from shieldkit.backends.base import Backend, Completion, CompletionRequest, StreamingBackend
 from shieldkit.backends.breaker import Breaker
 from shieldkit.budget import MemoryLedger
@@ -25,6 +25,7 @@ from shieldkit.errors import BackendBusy, BackendError, BackendTimeout, BackendU
 from shieldkit.policy.model import RoutingSettings
 from shieldkit.telemetry import names
 from tests.scripted import Scripted, Streamed
+from tests.upstream import Handler, answer, says, upstream
 
 DOWN = BackendUnavailable("no connection")
 HELLO = Conversation.of("hello there")
@@ -505,6 +506,43 @@ def test_the_trace_says_who_answered_and_why_others_did_not() -> None:
     assert chat.attributes is not None
     assert chat.attributes[names.ROUTE] == "b"
     assert chat.attributes[names.ROUTES_PASSED_OVER] == ("a: unavailable",)
+
+
+HTTP_FAULTS: dict[str, tuple[Handler, str, int]] = {
+    "500": (lambda e: e.json({}, "500 Internal Server Error"), "unavailable", 2),
+    "closes": (lambda e: None, "unavailable", 2),
+    "429": (lambda e: e.json({}, "429 Too Many Requests"), "busy", 2),
+    "400": (lambda e: e.json({}, "400 Bad Request"), "failed", 1),
+    "401": (lambda e: e.json({}, "401 Unauthorized"), "failed", 1),
+    "no JSON": (lambda e: e.raw(b"<html>"), "failed", 1),
+}
+
+
+@pytest.mark.parametrize("fault", HTTP_FAULTS)
+def test_what_a_real_server_does_wrong_is_made_good_by_the_next(fault: str) -> None:
+    handler, reason, attempts = HTTP_FAULTS[fault]
+    with upstream(handler) as bad, upstream(says(answer("I am here."))) as good:
+        first, second = (OpenAICompatible(f"{s.url}/v1", dialect="plain") for s in (bad, good))
+        made = Router([Route(first, name="bad"), Route(second, name="good")])
+        with Shield(policy(), made) as shield:
+            reply = shield.invoke("hello")
+        assert reply.text == "I am here."
+        assert reply.backend["answered_by"] == {"name": "good", "passed_over": [{"route": "bad", "reason": reason}]}
+        assert len(bad.asked("/v1/chat/completions")) == attempts
+        made.close()
+
+
+def test_a_server_that_went_away_is_passed_over() -> None:
+    with upstream(says(answer("I am here."))) as good:
+        with upstream(says(answer())) as bad:
+            first, second = (OpenAICompatible(f"{s.url}/v1", dialect="plain") for s in (bad, good))
+            made = Router([Route(first, name="bad"), Route(second, name="good")])
+            shield = Shield(policy(), made)
+        assert shield.invoke("hello").backend["answered_by"]["passed_over"] == [
+            {"route": "bad", "reason": "unavailable"}
+        ]
+        shield.close()
+        made.close()
 
 
 def test_a_real_model_answers_where_a_first_route_is_down(smollm2: LlamaCpp) -> None:
