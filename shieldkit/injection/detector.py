@@ -83,7 +83,7 @@ class Detector:
         self.sweep, self.encoder = sweep, encoder
         self._swept = Stage(calibration[:, 0], calibration[:, 1])
         self._encoded = Stage(calibration[:, 2], calibration[:, 3])
-        self._likely, self._certain = calibration[:, 4], calibration[:, 5]
+        self._likely, self._certain = calibration[:, 4].astype(np.float32), calibration[:, 5].astype(np.float32)
         self._cache: LRUCache[bytes, NDArray[np.float32]] = LRUCache(_CACHED_VIEWS)
         self._lock = threading.Lock()
 
@@ -116,9 +116,10 @@ class Detector:
         if not len(swept.logits):
             return Judgement(0.0)
         # How far above what is likely to be an attack, for the head that is most so: 0 is likely, 1 is certain.
-        margin = ((swept.logits - self._likely) / (self._certain - self._likely))[:, heads].max(axis=1)
+        margin = swept.logits[:, heads] - self._likely[heads]
+        margin /= self._certain[heads] - self._likely[heads]
         windows = around_peaks(
-            margin.astype(np.float32), swept.begins, swept.ends, len(text), certain=1.0, likely=0.0, most=most
+            margin.max(axis=1), swept.begins, swept.ends, len(text), certain=1.0, likely=0.0, most=most
         )
         top = self._swept.score(swept.logits.max(axis=0), heads) if not windows else 0.0
         hits: list[Hit] = []

@@ -8,6 +8,7 @@ linear in length, and what a position gets depends on its 31 words alone, wherev
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,8 @@ GAPS = (1, 2, 4, 8)
 REACH = sum(GAPS)
 """How many words to each side of a position it sees."""
 _PIECE = 8192
+_PART = 1 << 18  # characters
+_BLANK = re.compile(r"\s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +63,26 @@ class Sweep:
 
     def read(self, text: str) -> Swept:
         """Read all of a (canonical) text."""
-        hashed, begins, ends = words(text)
-        rows = self.vocabulary.numbers(text, hashed, begins, ends)
+        rows, begins, ends = self._words(text)
         logits = np.empty((len(rows), 2), np.float32)
         for start in range(0, len(rows), _PIECE):
             logits[start : start + _PIECE] = self._piece(rows, start, min(start + _PIECE, len(rows)))
         return Swept(begins, ends, logits)
+
+    def _words(self, text: str) -> tuple[NDArray[np.int32], Places, Places]:
+        """Row, begin and end of each word, made in parts of the text so that the memory it takes stays small."""
+        parts = []
+        start = 0
+        while not parts or start < len(text):
+            blank = _BLANK.search(text, start + _PART)
+            end = blank.end() if blank else len(text)
+            part = text[start:end]
+            hashed, begins, ends = words(part)
+            rows = self.vocabulary.numbers(part, hashed, begins, ends)
+            parts.append((rows, (begins + start).astype(np.int32), (ends + start).astype(np.int32)))
+            start = end
+        rows, begins, ends = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return rows, begins, ends
 
     def _piece(self, rows: NDArray[np.int32], start: int, end: int) -> Floats:
         """Positions `[start, end)`, from what they can see. Beyond the text's ends stand zeros, in every layer."""

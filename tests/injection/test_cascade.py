@@ -57,6 +57,14 @@ def test_a_position_depends_on_the_words_around_it_and_on_nothing_else(before: i
     assert np.allclose(alone[REACH:-REACH], inside[REACH:-REACH], atol=1e-3)
 
 
+def test_a_text_read_in_parts_has_the_words_of_the_whole() -> None:
+    text = (FILLER + "\u4e2d\u6587 caf\u00e9\n") * 9000
+    swept = load().sweep.read(text)
+    _, begins, ends = features.words(text)
+    assert len(text) > 3 * (1 << 18)
+    assert np.array_equal(swept.begins, begins) and np.array_equal(swept.ends, ends)
+
+
 @given(TEXTS)
 def test_the_sweep_reads_every_word(text: str) -> None:
     swept = load().sweep.read(text)
