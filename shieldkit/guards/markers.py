@@ -93,7 +93,7 @@ class MarkerGuard:
         """What may still become a marker, a run, or one of several disguises of which one alone is a slip."""
         canonical = inspection.canonical(index)
         held, settled = self._engine.pending(canonical)
-        settled = min(settled, text_pending(canonical), runs_pending(canonical.original))
+        settled = min(settled, text_pending(canonical), runs_pending(canonical))
         slips = (s.start for s in signals(canonical.original) if s.rule in _SLIPS)
         return Pending(min([held, settled, *slips]), settled)
 
@@ -109,7 +109,7 @@ class MarkerGuard:
         return judged
 
     def _judge(self, canonical: Canonical) -> _Judged:
-        found: list[Marker | Signal] = [*self._engine.find(canonical), *runs(canonical.original)]
+        found: list[Marker | Signal] = [*self._engine.find(canonical), *runs(canonical)]
         found += signals(canonical.original)
         kept = sorted(found, key=lambda m: -m.score)[:MAX_FINDINGS]
         return _Judged(tuple(sorted(kept, key=lambda m: (m.start, m.end))), canonical.complete)

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import base64
 import codecs
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -21,7 +22,8 @@ import re2
 
 from shieldkit.markers.catalogue import catalogue
 from shieldkit.text import Canonical
-from shieldkit.text.folding import fold
+from shieldkit.text.folding import PLACEHOLDER, fold, narrowed
+from shieldkit.text.sieve import OVERLAP, Sieve, Window
 
 VERBATIM, DISGUISED, SHAPED, FRAMED, OTHER_CASE, AMBIGUOUS = 1.0, 0.9, 0.8, 0.7, 0.4, 0.3
 EDGE_CHARS, EDGE_SHARE, EDGE_BONUS = 64, 0.05, 0.1
@@ -37,12 +39,25 @@ _SHAPES = (
 _ROLE = (
     "(system|developer|user|human|assistant|ai|bot|instructions?|response|input)(?:[ \\t]+(?:prompt|message|override))?"
 )
-_HEADER = re2.compile(
-    rf"(?m)^[ \t>*_]*(?:#{{1,6}}[ \t]*|\[|<){_ROLE}[\]>]?[ \t*_]*:?[ \t]*$|(?m)^[ \t>*_]*(?:#{{1,6}}[ \t]*)?{_ROLE}[ \t*_]*:"
+_HEADER = (
+    rf"(?m)^[ \t>*_]*(?:#{{1,6}}[ \t]*|\[|<){_ROLE}[\]>]?[ \t*_]*:?[ \t]*$"
+    rf"|(?m)^[ \t>*_]*(?:#{{1,6}}[ \t]*)?{_ROLE}[ \t*_]*:"
 )
+_INDENT = re.compile("\n[ \t]+")
 _TELLERS = frozenset({"system", "developer"})
 _ASKERS, _REPLIERS = frozenset({"user", "human", "input"}), frozenset({"assistant", "ai", "bot", "response"})
 _ASKS, _ANSWERS = frozenset({"instruction", "instructions"}), frozenset({"response", "input"})
+
+
+def _compiled(pattern: str) -> Any:
+    """For narrowed text: a byte is a character."""
+    options = re2.Options()
+    options.max_mem = 64 << 20
+    options.encoding = re2.Options.Encoding.LATIN1
+    return re2.compile(pattern.encode("latin-1"), options)
+
+
+_HEADERS = _compiled(_HEADER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,18 +114,23 @@ class MarkerEngine:
             for other in _other_spellings(text, known.spellings) if other not in self._known
         }  # fmt: skip
         literals = sorted([*self._known, *self._disguised], key=len, reverse=True)
-        alternatives = [*(re2.escape(text) for text in literals), *patterns, *_SHAPES]
-        options = re2.Options()
-        options.max_mem = 64 << 20
-        self._pattern: Any = re2.compile("|".join(alternatives), options)
+        sources = [_literal(text) for text in literals] + patterns + [*_SHAPES]
+        self._pattern = _compiled("|".join(sources))
+        self._sieve = Sieve([sources, [_HEADER]])
 
     def find(self, canonical: Canonical) -> list[Marker]:
         """All markers of a text and of what is decoded from it, with original offsets, in order."""
-        found = [self._weighed(marker, canonical) for marker in self._own(canonical)]
+        data = canonical.data
+        windows, lines = self._sieve.windows(data)
+        found = [
+            *(self._placed(match, canonical) for match in _matches(self._pattern, data, windows)),
+            *_headers(canonical, data, lines),
+        ]
+        found = [_weighed(marker, len(canonical.original)) for marker in found]
         found += [
             Marker("control_token_disguised", DISGUISED, child.start, child.end)
             for child in canonical.children
-            if any(m.score >= FRAMED for m in self._matches(child.text, child.text, verbatim=False))
+            if self._in_child(child.text)
         ]
         return sorted(set(found), key=lambda m: (m.start, m.end, m.rule))
 
@@ -123,7 +143,7 @@ class MarkerEngine:
         longest = min(self._longest, len(text))
         begun = [len(text) - n for n in range(longest, 0, -1) if text[-n:] in self._beginnings][:1]
         begun += [match.start() for pattern in (_BEGUN, _BEGUN_HEADER) if (match := pattern.search(text))]
-        header = _HEADER.search(text)
+        header = _HEADERS.search(canonical.data)
         settled = canonical.span(at := min(begun, default=len(text)), at)[0]
         return (min(settled, canonical.span(*header.span())[0]) if header else settled), settled
 
@@ -135,45 +155,40 @@ class MarkerEngine:
     def _longest(self) -> int:
         return max(map(len, self._beginnings), default=0)
 
-    def _own(self, canonical: Canonical) -> Iterator[Marker]:
-        for marker in self._matches(canonical.text, canonical.original, verbatim=True, canonical=canonical):
-            yield marker
-        for marker in _headers(canonical.text):
-            start, end = canonical.span(marker.start, marker.end)
-            yield replace(marker, start=start, end=end)
+    def _placed(self, match: Any, canonical: Canonical) -> Marker:
+        folded = canonical.text[match.start() : match.end()]
+        start, end = canonical.span(*match.span())
+        return self._told_apart(folded, canonical.original[start:end], start, end)
 
-    def _matches(
-        self, text: str, original: str, *, verbatim: bool, canonical: Canonical | None = None
-    ) -> Iterator[Marker]:
-        for match in self._pattern.finditer(text):
-            start, end = match.span()
-            spelled = match.group()
-            if canonical is not None:
-                start, end = canonical.span(start, end)
-            yield self._told_apart(spelled, original[start:end] if verbatim else spelled, start, end, verbatim)
+    def _in_child(self, text: str) -> bool:
+        data = narrowed(text)
+        windows, _ = self._sieve.windows(data)
+        spelled = (text[match.start() : match.end()] for match in _matches(self._pattern, data, windows))
+        return any(self._score(folded) >= FRAMED for folded in spelled)
 
-    def _told_apart(self, folded: str, original: str, start: int, end: int, verbatim: bool) -> Marker:
-        known = self._known.get(folded)
+    def _score(self, folded: str) -> float:
+        """What a folded spelling says, whatever it was folded from."""
+        known = self._known.get(_tight(folded))
+        if known is not None:
+            return known.score
+        if folded in self._disguised:
+            return DISGUISED
+        inner = folded.strip("<>[]|/ ")
+        likely = len(inner) > 0 and len(folded) <= LONGEST_SHAPE and any(c.isalpha() for c in inner)
+        return SHAPED if likely else AMBIGUOUS
+
+    def _told_apart(self, folded: str, original: str, start: int, end: int) -> Marker:
+        known = self._known.get(_tight(folded))
         if known is None:
-            if folded in self._disguised:
-                return Marker("control_token_disguised", DISGUISED, start, end)
-            inner = folded.strip("<>[]|/ ")
-            likely = len(inner) > 0 and len(folded) <= LONGEST_SHAPE and any(c.isalpha() for c in inner)
-            return Marker("unknown_token", SHAPED if likely else AMBIGUOUS, start, end)
+            rule = "control_token_disguised" if folded in self._disguised else "unknown_token"
+            return Marker(rule, self._score(folded), start, end)
         if known.score < VERBATIM:
             return Marker("role_header" if known.score == FRAMED else "template_marker", known.score, start, end)
-        if not verbatim or original in known.spellings:
+        if original in known.spellings:
             return Marker("control_token", VERBATIM, start, end)
         if original.lower() == folded and not folded.startswith("<"):
             return Marker("template_marker", OTHER_CASE, start, end)
         return Marker("control_token_disguised", DISGUISED, start, end)
-
-    def _weighed(self, marker: Marker, canonical: Canonical) -> Marker:
-        length = len(canonical.original)
-        tail = max(EDGE_CHARS, int(EDGE_SHARE * length))
-        if marker.score < SHAPED and (marker.start < EDGE_CHARS or marker.end > length - tail):
-            return replace(marker, score=max(marker.score, min(marker.score + EDGE_BONUS, BELOW)))
-        return marker
 
     def _add(self, token: str, score: float) -> None:
         folded = _folded(token)
@@ -183,14 +198,33 @@ class MarkerEngine:
         self._known[folded] = _Known(before.spellings | {token, token.strip()}, min(before.score, score))
 
 
-def _headers(text: str) -> list[Marker]:
+def _matches(pattern: Any, data: bytes, windows: Sequence[Window]) -> Iterator[Any]:
+    """The matches that begin in one of the windows; they may end outside."""
+    for start, end in windows:
+        for match in pattern.finditer(data, start, min(len(data), end + OVERLAP)):
+            if match.start() >= end:
+                break
+            yield match
+
+
+def _headers(canonical: Canonical, data: bytes, windows: Sequence[Window]) -> list[Marker]:
     """Role headers at line starts. One is a heading; a whole chat, or an instruction with a response, is a forged frame."""
-    spans = [(match[1] or match[2], *match.span()) for match in _HEADER.finditer(text)]
+    spans = [
+        ((match[1] or match[2]).decode("ascii"), *canonical.span(*match.span()))
+        for match in _matches(_HEADERS, data, windows)
+    ]
     roles = {role for role, _, _ in spans}
     # "System:" over "User:" is also how tables and reports are written; a chat has somebody who answers.
     chat = bool(roles & _TELLERS) and bool(roles & _ASKERS) and bool(roles & _REPLIERS)
     framed = chat or bool(roles & _ASKS and roles & _ANSWERS)
     return [Marker("role_header", FRAMED if framed else AMBIGUOUS, start, end) for _, start, end in spans]
+
+
+def _weighed(marker: Marker, length: int) -> Marker:
+    tail = max(EDGE_CHARS, int(EDGE_SHARE * length))
+    if marker.score < SHAPED and (marker.start < EDGE_CHARS or marker.end > length - tail):
+        return replace(marker, score=max(marker.score, min(marker.score + EDGE_BONUS, BELOW)))
+    return marker
 
 
 def _other_spellings(text: str, spellings: Iterable[str]) -> Iterator[str]:
@@ -207,7 +241,19 @@ def _other_spellings(text: str, spellings: Iterable[str]) -> Iterator[str]:
 
 def _folded(token: str) -> str:
     """Line ends in front of a token belong to it; blanks around it do not."""
-    return fold(token)[0].rstrip().lstrip(" ")
+    return fold(token).text.rstrip().lstrip(" ")
+
+
+def _literal(token: str) -> str:
+    """A pattern for narrowed text, where all that is not ASCII is alike. Line ends may have blanks after them."""
+    narrow = "".join(c if c.isascii() else chr(PLACEHOLDER) for c in token)
+    pattern: str = re2.escape(narrow)
+    return pattern.replace("\\\n", "\\n[ \\t]*")
+
+
+def _tight(folded: str) -> str:
+    """A match without the blanks after its line ends."""
+    return _INDENT.sub("\n", folded) if "\n" in folded else folded
 
 
 def _is_header(token: str) -> bool:
@@ -220,7 +266,7 @@ def _folded_pattern(pattern: str) -> str:
     out, at = "", 0
     while at < len(pattern):
         step = 2 if pattern[at] == "\\" else 1
-        folded = fold(pattern[at])[0]
+        folded = fold(pattern[at]).text
         # A fullwidth bar folds to a bar, which would mean something else in a pattern.
         out += pattern[at : at + 2] if step == 2 else folded if pattern[at].isascii() else re2.escape(folded)
         at += step

@@ -7,11 +7,15 @@ sinks: Xiao et al. 2023). Rules of dashes and rows of dots are ordinary up to a 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shieldkit.markers.engine import Marker
+from shieldkit.text import Canonical
+
+Octets: TypeAlias = NDArray[np.uint8]
 
 LEAST_RUN, LEAST_WORDS, LEAST_BLANK = 400, 1200, 6000
 CERTAIN_RUN = 8000
@@ -19,47 +23,64 @@ MAX_UNIT = 16
 STRIDE = 64
 
 
-def runs(text: str) -> Iterator[Marker]:
-    """Runs that repeat with a period of 1 to `MAX_UNIT` characters: of signs, of words, or (longer ones) of blanks."""
-    if len(text) < LEAST_RUN:
+def runs(canonical: Canonical) -> Iterator[Marker]:
+    """Runs that repeat with a period of 1 to `MAX_UNIT` characters: of signs, of words, or (longer ones) of blanks.
+
+    They are looked for in folded text: what is invisible breaks no run.
+    """
+    data = np.frombuffer(canonical.data, np.uint8)
+    if len(data) < LEAST_RUN:
         return
-    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    samples = np.ascontiguousarray(data[: len(data) // STRIDE * STRIDE].reshape(-1, STRIDE)[:, : MAX_UNIT + 1].T)
     taken = 0
     for unit in range(1, MAX_UNIT + 1):
-        for start, end in _periodic(points, unit):
-            if start >= taken and end - start >= (least := _least(text[start : start + unit])):
+        for start, end in _periodic(canonical.text, data, samples[0] == samples[unit], unit):
+            if start >= taken and end - start >= (least := _least(canonical.text[start : start + unit])):
                 taken = end
                 certain = min(1.0, (end - start - least) / CERTAIN_RUN)
-                yield Marker("sink_run", 0.55 + 0.4 * certain, start, end)
+                yield Marker("sink_run", 0.55 + 0.4 * certain, *canonical.span(start, end))
 
 
-def pending(text: str) -> int:
-    """Where the run begins that the text ends with, if more of the same may follow: len(text) where there is none."""
-    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-    start = len(points)
-    for unit in range(1, min(MAX_UNIT, len(points) - 1) + 1):
-        differs = np.flatnonzero(points[:-unit] != points[unit:])
+def pending(canonical: Canonical) -> int:
+    """Where in the original the run begins that the text ends with, if more of the same may follow; else its end."""
+    data = np.frombuffer(canonical.data, np.uint8)
+    start = len(data)
+    for unit in range(1, min(MAX_UNIT, len(data) - 1) + 1):
+        differs = np.flatnonzero(data[:-unit] != data[unit:])
         begin = int(differs[-1]) + 1 if len(differs) else 0
-        if begin < len(points) - unit:
+        if begin < len(data) - unit:
             start = min(start, begin)
-    return start
+    return canonical.span(start, start)[0]
 
 
-def _periodic(points: NDArray[np.uint32], unit: int) -> Iterator[tuple[int, int]]:
+def _periodic(text: str, data: Octets, alike: NDArray[np.bool_], unit: int) -> Iterator[tuple[int, int]]:
     """Where each character equals the one `unit` further on, at least `LEAST_RUN` characters long.
 
-    A run that long shows in several samples in a row; only there is every character compared.
+    `alike` says so for every `STRIDE`th character. A run that long shows in several samples in a row; only there is
+    every character compared.
     """
-    first, second = points[:-unit:STRIDE], points[unit::STRIDE]
     least = LEAST_RUN // STRIDE - 1
-    alike = first == second[: len(first)]
-    if int(np.count_nonzero(alike)) < least:
+    several = alike[least - 1 :].copy()
+    for k in range(least - 1):
+        several &= alike[k : k + len(several)]
+    if not several.any():
         return
     for start, end in _stretches(alike, least):
-        low, high = max(0, (start - 1) * STRIDE), min(len(points) - unit, (end + 1) * STRIDE)
-        same = points[low:high] == points[low + unit : high + unit]
-        for inner_start, inner_end in _stretches(same, LEAST_RUN - unit):
-            yield low + inner_start, low + inner_end + unit
+        low, high = max(0, (start - 1) * STRIDE), min(len(data) - unit, (end + 1) * STRIDE)
+        same = data[low:high] == data[low + unit : high + unit]
+        for first, last in _stretches(same, LEAST_RUN - unit):
+            yield from _confirmed(text, low + first, low + last + unit, unit)
+
+
+def _confirmed(text: str, start: int, end: int, unit: int) -> Iterator[tuple[int, int]]:
+    """The run itself, or the parts of it that are runs also where narrowed text had one sign for many characters."""
+    run = text[start:end]
+    if run.isascii():
+        yield start, end
+        return
+    points = np.frombuffer(run.encode("utf-32-le"), np.uint32)
+    for first, last in _stretches(points[:-unit] == points[unit:], LEAST_RUN - unit):
+        yield start + first, start + last + unit
 
 
 def _stretches(same: NDArray[np.bool_], least: int) -> Iterator[tuple[int, int]]:

@@ -8,11 +8,12 @@ Everything is linear in the length of the text, and nothing in it raises, whatev
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 
 from shieldkit.text import decoding
-from shieldkit.text.folding import Offsets, encodable, fold
+from shieldkit.text.folding import Offsets, characters, encodable, folded
+from shieldkit.text.regions import Decoded
 
 MAX_DEPTH = 3
 
@@ -29,11 +30,15 @@ class Child:
 
 @dataclass(frozen=True, slots=True)
 class Canonical:
-    """A text, folded, with its decoded parts. `complete` is False when decoding was cut short by a bound."""
+    """A text, folded, with its decoded parts. `complete` is False when decoding was cut short by a bound.
+
+    `data` is the folded text as bytes, one for each character (`folding.Characters`).
+    """
 
     original: str
     text: str
-    offsets: Offsets | None = None
+    data: bytes = field(repr=False)
+    offsets: Offsets | None = field(default=None, repr=False)
     children: tuple[Child, ...] = ()
     complete: bool = True
 
@@ -52,15 +57,15 @@ class Canonical:
 
 def canonicalise(text: str) -> Canonical:
     """Fold and decode a text. Never raises; time and memory are linear in its length."""
-    folded, offsets = fold(text)
+    read = characters(text)
+    own = folded(text, read)
+    plain = Canonical(text, own.text, own.data, own.offsets)
     budget = _Budget(2 * len(text) + 4096)
-    own = Canonical(text, folded, offsets)
-    children = tuple(
-        child
-        for decoded, (start, end) in _decoded(own)
-        for child in _grown(decoded.disguise, decoded.text, start, end, 1, budget)
+    children = (
+        *_children(decoding.on_original(encodable(text), read), lambda start, end: (start, end), budget),
+        *_children(decoding.on_folded(own), plain.span, budget),
     )
-    return Canonical(text, folded, offsets, children, complete=budget.left >= 0)
+    return replace(plain, children=children, complete=budget.left >= 0)
 
 
 @dataclass(slots=True)
@@ -70,14 +75,11 @@ class _Budget:
     left: int
 
 
-def _decoded(canonical: Canonical) -> Iterator[tuple[decoding.Decoded, tuple[int, int]]]:
-    original = encodable(canonical.original)
-    for decode in decoding.ON_ORIGINAL:
-        for found in decode(original):
-            yield found, (found.start, found.end)
-    for decode in decoding.ON_FOLDED:
-        for found in decode(canonical.text):
-            yield found, canonical.span(found.start, found.end)
+def _children(
+    found: Iterable[Decoded], place: Callable[[int, int], tuple[int, int]], budget: _Budget
+) -> Iterator[Child]:
+    for decoded in found:
+        yield from _grown(decoded.disguise, decoded.text, *place(decoded.start, decoded.end), 1, budget)
 
 
 def _grown(disguise: str, text: str, start: int, end: int, depth: int, budget: _Budget) -> Iterator[Child]:
@@ -85,14 +87,16 @@ def _grown(disguise: str, text: str, start: int, end: int, depth: int, budget: _
     budget.left -= len(text)
     if budget.left < 0:
         return
-    folded, offsets = fold(text)
-    yield Child(disguise, folded, start, end)
+    read = characters(text)
+    own = folded(text, read)
+    yield Child(disguise, own.text, start, end)
+    inner = (*decoding.on_original(encodable(text), read), *decoding.on_folded(own))
     if depth == MAX_DEPTH:
         # What is still encoded at the bottom is not read.
-        if any(inner.disguise in decoding.STACKED for inner in decoding.blobs(folded if folded == text else text)):
+        if any(decoded.disguise in decoding.STACKED for decoded in inner):
             budget.left = -1
-    else:
-        for inner, _ in _decoded(Canonical(text, folded, offsets)):
-            # Rot13 and the like undo themselves; encodings may be stacked.
-            if inner.disguise != disguise or disguise in decoding.STACKED:
-                yield from _grown(f"{disguise} {inner.disguise}", inner.text, start, end, depth + 1, budget)
+        return
+    for decoded in inner:
+        # Rot13 and the like undo themselves; encodings may be stacked.
+        if decoded.disguise != disguise or disguise in decoding.STACKED:
+            yield from _grown(f"{disguise} {decoded.disguise}", decoded.text, start, end, depth + 1, budget)

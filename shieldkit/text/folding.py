@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,13 @@ _FILE = Path(__file__).parent / "data" / "folds.npz"
 _SHA256 = "0c0da3cf9609cb3698f8de8a6863bf0cc8132a6cad37fe7adeefb415c8a59e52"
 _POINTS = 0x110000
 _CONTROLS = bytes([*range(9), 11, 12, *range(14, 32), 127])
+_LONG = 4096
+"""From this length on numpy's fixed costs do not matter."""
+PLACEHOLDER = 26
+"""What stands for a character outside ASCII in narrowed text: a control character, of which folded text has none."""
 
 Indices: TypeAlias = NDArray[np.int64]
+Points: TypeAlias = NDArray[np.uint32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +39,16 @@ class Offsets:
     """Where folded characters come from, kept only for the originals that fold to none or to several.
 
     `places` are the indices of those originals, in order; `shifts[k]` is how much longer the folded text is than the
-    original up to and including `places[k]`.
+    original up to and including `places[k]`; `begins[k]` is where in the folded text `places[k]` begins.
     """
 
     places: Indices
     shifts: Indices
+    begins: Indices
 
     def original(self, folded: int) -> int:
         """The index of the original character that the folded one at `folded` came from."""
-        # The folded position where each irregular original begins, and ends.
-        before = np.concatenate([[0], self.shifts[:-1]])
-        begins = self.places + before
-        k = int(np.searchsorted(begins, folded, side="right")) - 1
+        k = int(np.searchsorted(self.begins, folded, side="right")) - 1
         if k < 0:
             return folded
         place, shift = int(self.places[k]), int(self.shifts[k])
@@ -66,30 +69,117 @@ def encodable(text: str) -> str:
     return text
 
 
-def fold(text: str) -> tuple[str, Offsets | None]:
-    """The folded text, and where its characters come from; None for "where they stand"."""
+@dataclass(frozen=True, slots=True)
+class Characters:
+    """A text as numbers: `data` has a byte for each character, ASCII or `PLACEHOLDER`, so that what is found in it by a
+    pattern of ASCII stands at the same offsets in the text. `odd` are the places of all that is neither printable ASCII
+    nor a tab or a line end, `points` the code points there (U+FFFD for a lone surrogate).
+    """
+
+    data: bytes
+    odd: Indices
+    points: Points
+
+
+_NOWHERE: Indices = np.zeros(0, np.int64)
+_NONE: Points = np.zeros(0, np.uint32)
+
+
+def characters(text: str) -> Characters:
+    """Read a text once."""
     if text.isascii():
         data = text.encode("ascii")
-        if len(data.translate(None, _CONTROLS)) == len(data):
-            return text.lower(), None
+        if len(data) < _LONG and len(data.translate(None, _CONTROLS)) == len(data):
+            return Characters(data, _NOWHERE, _NONE)
+        octets = np.frombuffer(data, np.uint8)
+        odd = _odd(octets)
+        return Characters(data, odd, octets[odd].astype(np.uint32))
     points = np.frombuffer(encodable(text).encode("utf-32-le"), np.uint32)
+    odd = _odd(points)
+    return Characters(_narrow(points), odd, points[odd])
+
+
+def narrowed(text: str) -> bytes:
+    """`characters(text).data` alone."""
+    if text.isascii():
+        return text.encode("ascii")
+    return _narrow(np.frombuffer(encodable(text).encode("utf-32-le"), np.uint32))
+
+
+def _narrow(points: Points) -> bytes:
+    low = points.astype(np.uint8)
+    np.copyto(low, PLACEHOLDER, where=points > 127)
+    return low.tobytes()
+
+
+def _odd(points: NDArray[Any]) -> Indices:
+    # Unsigned: what is below the blank wraps around.
+    places: Indices = np.flatnonzero((points - points.dtype.type(32)) > 94)
+    there = points[places]
+    kept: Indices = places[(there - points.dtype.type(9) > 1) & (there != 13)]
+    return kept
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """Folded text, the same narrowed, and where its characters come from; None for "where they stand"."""
+
+    text: str
+    data: bytes
+    offsets: Offsets | None
+
+
+def fold(text: str) -> Folded:
+    """Fold a text by itself."""
+    return folded(text, characters(text))
+
+
+def folded(text: str, read: Characters) -> Folded:
+    """Lower-case all, and look up in the table what is odd: little of most texts."""
+    if not len(read.odd):
+        return Folded(text.lower(), read.data.lower(), None)
     lengths, singles, starts, expansions = _table()
-    sizes = lengths[points]
-    places = np.flatnonzero(sizes != 1)
-    if len(places) == 0:
-        return _decode(singles[points]), None
-    shifts = np.cumsum(sizes[places].astype(np.int64) - 1)
-    folded = np.repeat(singles[points], sizes)
-    several = np.flatnonzero(sizes[places] > 1)
-    begins = places[several] + np.concatenate([[0], shifts])[several]
-    for begin, point in zip(begins.tolist(), points[places[several]].tolist(), strict=True):
-        at, count = int(starts[point]), int(lengths[point])
-        folded[begin : begin + count] = expansions[at : at + count]
-    return _decode(folded), Offsets(places, shifts)
+    sizes = lengths[read.points]
+    alone, several = sizes == 1, sizes > 1
+    single = singles[read.points[alone]]
+    new = expansions[_ramps(starts[read.points[several]], sizes[several])]
+    wide = bool(np.any(single > 127)) or bool(np.any(new > 127))
+    # What is odd is overwritten or cut out below.
+    low = np.frombuffer(bytearray(read.data.lower()), np.uint8)
+    points: NDArray[Any] = low.astype(np.uint32) if wide else low
+    points[read.odd[alone]] = single
+    places = read.odd[~alone]
+    offsets = None
+    if len(places):
+        shifts = np.cumsum(sizes[~alone].astype(np.int64) - 1)
+        offsets = Offsets(places, shifts, places + np.concatenate([[0], shifts[:-1]]))
+        kept = np.ones(len(points), np.bool_)
+        kept[places] = False
+        points = points[kept]
+        if len(new):
+            points = _inserted(points, _ramps(offsets.begins[sizes[~alone] > 1], sizes[several]), new)
+    if wide:
+        return Folded(points.tobytes().decode("utf-32-le"), _narrow(points), offsets)
+    data = points.tobytes()
+    return Folded(data.decode("ascii"), data, offsets)
 
 
-def _decode(points: NDArray[np.uint32]) -> str:
-    return points.astype("<u4", copy=False).tobytes().decode("utf-32-le")
+def _inserted(points: NDArray[Any], at: Indices, new: Points) -> NDArray[Any]:
+    """`points` with `new` ones between them, which stand at `at` afterwards."""
+    fresh = np.zeros(len(points) + len(new), np.bool_)
+    fresh[at] = True
+    longer = np.empty(len(fresh), points.dtype)
+    longer[at] = new
+    longer[~fresh] = points
+    return longer
+
+
+def _ramps(starts: NDArray[Any], counts: NDArray[Any]) -> Indices:
+    """For each start as many indices as its count says, one after the other."""
+    counts = counts.astype(np.int64)
+    ends = np.cumsum(counts)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.repeat(starts.astype(np.int64) - (ends - counts), counts) + np.arange(total)
 
 
 @lru_cache(maxsize=1)

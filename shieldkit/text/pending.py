@@ -6,30 +6,34 @@ has begun to see and not seen the end of. Linear in the length of the text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import re2
 
-from shieldkit.text import decoding
+from shieldkit.text import decoding, encodings, spellings
 from shieldkit.text.canonical import Canonical
-from shieldkit.text.decoding import MARGIN, Decoded
-
-Decoder: TypeAlias = Callable[[str], Iterator[Decoded]]
+from shieldkit.text.decoding import Read
+from shieldkit.text.regions import LINE, MARGIN
 
 SPOT_CHARS = 16
 """The longest beginning of a spot that is not one yet."""
 
-CONTEXT_CHARS = MARGIN + SPOT_CHARS
+CONTEXT_CHARS = LINE + SPOT_CHARS
 """A decoded region takes so many characters with it that stand before its first spot."""
+
+_SELECTORS = re2.compile(r"[\x{fe00}-\x{fe0f}\x{e0100}-\x{e01ef}]+\z")
 
 
 def pending(canonical: Canonical) -> int:
     """The index, in the original, of the first character that is not settled yet. len(original) when all of it is."""
-    text = canonical.text
-    folded = min(max(0, len(text) - CONTEXT_CHARS), *(PENDING[decode](text) for decode in decoding.ON_FOLDED))
+    text, original = canonical.text, canonical.original
+    folded = min(max(0, len(text) - CONTEXT_CHARS), *(PENDING[d.read](text) for d in decoding.FOLDED))
+    hidden = _SELECTORS.search(original)
     return min(
-        canonical.span(folded, folded)[0], *(PENDING[decode](canonical.original) for decode in decoding.ON_ORIGINAL)
+        canonical.span(folded, folded)[0],
+        hidden.start() if hidden is not None else len(original),
+        *(PENDING[d.read](original) for d in decoding.ORIGINAL),
     )
 
 
@@ -44,39 +48,47 @@ def _tail(pattern: str) -> Callable[[str], int]:
     return start
 
 
-def _chain(*kinds: tuple[Any, int]) -> Callable[[str], int]:
-    """Where a region begins that spots (of a pattern, with gaps of at most so many characters) may still be added to."""
+def _chain(*kinds: tuple[Any, int], around: int = MARGIN) -> Callable[[str], int]:
+    """Where a region begins that spots (of a pattern, with gaps of at most so many characters) may still be added to.
+
+    `around` is what a region takes with it on both sides.
+    """
 
     def start(text: str) -> int:
-        return min(_open_region(pattern, gap, text) for pattern, gap in kinds)
+        return min(_open_region(pattern, gap, around, text) for pattern, gap in kinds)
 
     return start
 
 
-def _open_region(pattern: Any, gap: int, text: str) -> int:
+def _open_region(pattern: Any, gap: int, around: int, text: str) -> int:
+    # Regions whose surroundings touch are read as one.
+    apart = max(gap, 2 * around)
     first = last = -1
     for match in pattern.finditer(text):
-        if first < 0 or match.start() - last > gap:
+        if first < 0 or match.start() - last > apart:
             first = match.start()
         last = match.end()
-    is_open = first >= 0 and len(text) - last <= max(gap, MARGIN) + SPOT_CHARS
-    return max(0, first - MARGIN) if is_open else len(text)
+    is_open = first >= 0 and len(text) - last <= apart + SPOT_CHARS
+    return max(0, first - around) if is_open else len(text)
 
 
 def _earliest(*starts: Callable[[str], int]) -> Callable[[str], int]:
     return lambda text: min(start(text) for start in starts)
 
 
-_run = _tail(r"[A-Za-z0-9+/_\-]+")
-_hex_groups = _tail(r"(?i)\b(?:(?:0x)?[0-9a-f]{2}[ ,:]{1,2})+(?:0x?)?[0-9a-f]{0,2}")
+_letters_apart = _tail(r"(?:[^\s.,_*\-][ .,_*\-\n]{1,3})*[^\s.,_*\-][ .,_*\-\n]{0,3}")
 _digits_for_letters = _tail(r"[a-z@$][0134578@$!]+")
+_numbers = _tail(r"\b(?:[0-9]{2,3}[\s,;]+)+[0-9]{0,3}")
+_bits = _tail(r"\b(?:[01]{8}[\s,;]*)*[01]{1,8}[\s,;]*")
 
-PENDING: Mapping[Decoder, Callable[[str], int]] = {
-    decoding.blobs: _earliest(_run, _hex_groups),
-    decoding.selectors: _tail("[\ufe00-\ufe0f\U000e0100-\U000e01ef]+"),
-    decoding.escapes: _chain((decoding._ESCAPE, MARGIN)),
-    decoding.spaced: _tail(r"(?:[^\s.,_*\-][ .,_*\-\n]{1,3})*[^\s.,_*\-][ .,_*\-\n]{0,3}"),
-    decoding.leet: _earliest(_chain((decoding._LEET_SPOT, 40)), _digits_for_letters),
-    decoding.rot13: _chain((decoding._ROT13_LONG, 120), (decoding._ROT13_SHORT, 60)),
-    decoding.backwards: _chain((decoding._REVERSED_LONG, 120), (decoding._REVERSED_SHORT, 60)),
+PENDING: Mapping[Read, Callable[[str], int]] = {
+    encodings.blobs: _tail(r"(?:[A-Za-z0-9+/_\-]{32,}\r?\n[ \t>]*)*[A-Za-z0-9+/_\-]*"),
+    encodings.escapes: _chain((encodings._ESCAPE, 2 * MARGIN)),
+    encodings.spaced_hex: _tail(r"\b(?:(?:0x)?[0-9a-f]{2}[ ,:]{1,2})+(?:0x?)?[0-9a-f]{0,2}"),
+    encodings.codes: _earliest(_numbers, _bits),
+    spellings.spaced: _earliest(_letters_apart, _chain((spellings._SPACED, 40))),
+    spellings.leet: _earliest(_chain((spellings._LEET_SPOT, 60), around=LINE), _digits_for_letters),
+    spellings.rot13: _chain((spellings._ROT13_LONG, 120), (spellings._ROT13_SHORT, 60), around=LINE),
+    spellings.backwards: _chain((spellings._BACKWARDS_LONG, 120), (spellings._BACKWARDS_SHORT, 60), around=LINE),
+    spellings.morse: _tail(r"(?:[.\-]{1,5}[ /|]{1,3})+[.\-]{0,5}"),
 }

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, TypeAlias
 
+import numpy as np
 import re2
 
-from shieldkit.text.folding import encodable
+from shieldkit.text.folding import Characters, characters, encodable
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +28,29 @@ class Signal:
     end: int
 
 
-_TAGS = re2.compile("[\U000e0020-\U000e007e]{2,}\U000e007f?")
-_FLAG = re2.compile("\U0001f3f4[\U000e0020-\U000e007e]{2,7}\U000e007f")
-_SELECTORS = re2.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]{3,}")
-_INVISIBLE = re2.compile("[A-Za-z][\u200b-\u200d\u2060-\u2064\ufeff\u180e\u034f\u3164]+[A-Za-z]")
-_OVERRIDE = re2.compile("[\u202d\u202e]")
-# Greek letters stand beside Latin ones in formulas: of them only those that look like Latin ones count.
-_ALIKE = (
-    "\u0400-\u052f\u0391\u0392\u0395-\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7\u03bf\u03bd\u03c1"
-)
-_MIXED = re2.compile(f"[A-Za-z][{_ALIKE}]|[{_ALIKE}][A-Za-z]")
+Ranges: TypeAlias = tuple[tuple[int, int], ...]
+"""Ranges of code points, both ends included."""
+
+_TAG_POINTS: Ranges = ((0xE0020, 0xE007F),)
+_SELECTOR_POINTS: Ranges = ((0xFE00, 0xFE0F), (0xE0100, 0xE01EF))
+_OVERRIDE_POINTS: Ranges = ((0x202D, 0x202E),)
+_INVISIBLE_POINTS: Ranges = (
+    (0x034F, 0x034F), (0x180E, 0x180E), (0x200B, 0x200D), (0x2060, 0x2064), (0x3164, 0x3164), (0xFEFF, 0xFEFF),
+)  # fmt: skip
+# Cyrillic. Greek letters stand beside Latin ones in formulas: of them only those that look like Latin ones count.
+_ALIKE_POINTS: Ranges = ((0x0400, 0x052F), *((ord(c), ord(c)) for c in "ΑΒΕΖΗΙΚΜΝΟΡΤΥΧονρ"))
+
+
+def _class(points: Ranges) -> str:
+    return "".join(f"\\x{{{first:x}}}-\\x{{{last:x}}}" for first, last in points)
+
+
+_TAGS = re2.compile(r"[\x{e0020}-\x{e007e}]{2,}\x{e007f}?")
+_FLAG = re2.compile(r"\x{1f3f4}[\x{e0020}-\x{e007e}]{2,7}\x{e007f}")
+_SELECTORS = re2.compile(f"[{_class(_SELECTOR_POINTS)}]{{3,}}")
+_INVISIBLE = re2.compile(f"[A-Za-z][{_class(_INVISIBLE_POINTS)}]+[A-Za-z]")
+_OVERRIDE = re2.compile(f"[{_class(_OVERRIDE_POINTS)}]")
+_MIXED = re2.compile(f"[A-Za-z][{_class(_ALIKE_POINTS)}]|[{_class(_ALIKE_POINTS)}][A-Za-z]")
 
 LEAST_INVISIBLE = 2
 LEAST_MIXED = 3
@@ -44,23 +60,45 @@ def signals(text: str) -> Iterator[Signal]:
     """Every disguise in a text. ASCII has none."""
     if text.isascii():
         return
-    text = encodable(text)
-    # A flag's tags end where the flag ends.
-    flags = {match.end() for match in _FLAG.finditer(text)}
-    for match in _TAGS.finditer(text):
-        if match.end() not in flags:
-            yield Signal("hidden_text", 0.95, *match.span())
-    for match in _SELECTORS.finditer(text):
-        yield Signal("hidden_text", 0.95, *match.span())
-    for match in _OVERRIDE.finditer(text):
-        yield Signal("bidi_override", 0.6, *match.span())
-    yield from _several("invisible_text", _INVISIBLE, text, LEAST_INVISIBLE)
-    yield from _several("mixed_script", _MIXED, text, LEAST_MIXED)
+    read, text = characters(text), encodable(text)
+    for start, end in _near(read, _TAG_POINTS, 2):
+        part = text[start:end]
+        # A flag's tags end where the flag ends.
+        flags = {match.end() for match in _FLAG.finditer(part)}
+        for match in _TAGS.finditer(part):
+            if match.end() not in flags:
+                yield Signal("hidden_text", 0.95, start + match.start(), start + match.end())
+    for place in _places(read, text, _SELECTORS, _SELECTOR_POINTS):
+        yield Signal("hidden_text", 0.95, *place)
+    for place in _places(read, text, _OVERRIDE, _OVERRIDE_POINTS):
+        yield Signal("bidi_override", 0.6, *place)
+    yield from _several("invisible_text", _places(read, text, _INVISIBLE, _INVISIBLE_POINTS), LEAST_INVISIBLE)
+    yield from _several("mixed_script", _places(read, text, _MIXED, _ALIKE_POINTS), LEAST_MIXED)
 
 
-def _several(rule: str, pattern: object, text: str, least: int) -> Iterator[Signal]:
+def _places(read: Characters, text: str, pattern: Any, points: Ranges) -> Iterator[tuple[int, int]]:
+    """Where a pattern matches whose matches all hold a character of `points`."""
+    for start, end in _near(read, points, 1):
+        for match in pattern.finditer(text[start:end]):
+            yield start + match.start(), start + match.end()
+
+
+def _near(read: Characters, points: Ranges, margin: int) -> Iterator[tuple[int, int]]:
+    """The surroundings of the characters in some ranges of code points, in order; what touches is one."""
+    inside = np.zeros(len(read.points), np.bool_)
+    for first, last in points:
+        inside |= read.points - np.uint32(first) <= last - first
+    places = read.odd[inside]
+    if not len(places):
+        return
+    cuts = np.flatnonzero(np.diff(places) > 2 * margin) + 1
+    for a, b in pairwise([0, *cuts.tolist(), len(places)]):
+        yield max(0, int(places[a]) - margin), int(places[b - 1]) + 1 + margin
+
+
+def _several(rule: str, places: Iterator[tuple[int, int]], least: int) -> Iterator[Signal]:
     """One odd word is a slip; several are a disguise. The score grows with their number."""
-    spans = [match.span() for match in pattern.finditer(text)]  # type: ignore[attr-defined]
+    spans = list(places)
     if spans:
         score = 0.3 if len(spans) < least else min(0.9, 0.6 + 0.05 * (len(spans) - least))
         for span in spans[:64]:

@@ -1,0 +1,129 @@
+"""Spellings: letters set apart, digits for letters, rot13, backwards, Morse.
+
+Each is looked for where it shows, and the line around is read that way. What comes out counts where it says words.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import re2
+
+from shieldkit.text.regions import Decoded, regions, spots, with_lines, with_margin
+from shieldkit.text.words import VOCABULARY, speaks, strong
+
+# -- letters set apart -------------------------------------------------------------------------------------------------
+
+_UNIT, _BETWEEN = r"[^\s.,_*\-]", r"[ .,_*\-\n]"
+SPACED = (rf"(?:\A|[\s.,_*\-])(?:[a-z<>\[\]|/!~#\x22\x1a]{_BETWEEN}{{1,3}}){{3}}{_UNIT}(?:\z|[\s.,_*\-])",)
+_SPACED = re2.compile(rf"(?:{_UNIT}{_BETWEEN}{{1,3}}){{4,}}{_UNIT}")
+_LETTERS = re2.compile(SPACED[0])
+_GAP = re2.compile(rf"{_BETWEEN}+")
+LEAST_LETTERS = 3
+
+
+def spaced(text: str) -> Iterator[Decoded]:
+    """Letters set apart: `i g n o r e   a l l`. One gap is between letters, a wider one between words.
+
+    A sign in the middle of a gap (`e _ t`) is one of the letters. Rows of numbers are none of it.
+    """
+    runs = [match.span() for match in _SPACED.finditer(text) if _lettered(match.group())]
+    for start, end in with_margin(text, regions(runs, least=1, gap=40)):
+        yield Decoded("spaced", _SPACED.sub(_closed, text[start:end]), start, end)
+
+
+def _lettered(run: str) -> bool:
+    units = [c for c in run if c not in " .,_*-\n"]
+    letters = sum(c.isalpha() or c in "<>[]|/" for c in units)
+    return letters >= LEAST_LETTERS and 2 * letters > len(units) and _LETTERS.search(run) is not None
+
+
+def _closed(match: Any) -> str:
+    run: str = match.group()
+    if not _lettered(run):
+        return run
+    closed: str = _GAP.sub(lambda m: "" if len(m.group()) == 1 else m.group().strip() or " ", run)
+    return closed
+
+
+# -- digits for letters ------------------------------------------------------------------------------------------------
+
+_LEET = str.maketrans("013457@$!", "oieastasi")
+LEET = (r"[a-z$][013457@$]+[a-z]",)
+_WITHIN = re2.compile(LEET[0])
+_LEET_SPOT = re2.compile(r"[a-z@$][0134578@$!]+[a-z]|[a-z][0134578@$]{2,}|\b[013457@$][a-z]{2,}")
+
+
+def leet(text: str) -> Iterator[Decoded]:
+    """Digits and signs for letters, where several words near each other are written so, and then say words."""
+    for start, end in with_lines(text, regions(spots(_LEET_SPOT, text), least=2, gap=60)):
+        decoded = text[start:end].translate(_LEET)
+        if _WITHIN.search(text, start, end) and speaks(decoded, beside=text[start:end]):
+            yield Decoded("leet", decoded, start, end)
+
+
+# -- rot13 and backwards -----------------------------------------------------------------------------------------------
+
+# What the other spelling of a common word makes an ordinary word of its own.
+_ORDINARY = frozenset(
+    "was saw now won not ton who part trap may yam see data atad are era her all lla mode edom there than user resu code "
+    "edoc file elif one bar has sah use way yaw time emit did ner him you she fur".split()
+)
+
+
+def _other(spell: Callable[[str], str], ends: tuple[str, str]) -> tuple[str, str]:
+    """Patterns for common words in another spelling: long ones, one of which is enough, and short ones.
+
+    `ends` are what must stand before and after a long word: where the spelling has its beginning, any ending will do.
+    """
+    words = {spell(w) for w in VOCABULARY} - VOCABULARY - _ORDINARY
+    long, short = sorted(filter(strong, words)), sorted(w for w in words if not strong(w))
+    return f"{ends[0]}(?:{'|'.join(long)}){ends[1]}", f"{_EDGE}(?:{'|'.join(short)}){_EDGE}"
+
+
+_EDGE = r"(?:\b|_)"
+ROT13 = _other(lambda w: codecs.encode(w, "rot13"), (_EDGE, ""))
+BACKWARDS = _other(lambda w: w[::-1], ("", _EDGE))
+_ROT13_LONG, _ROT13_SHORT = map(re2.compile, ROT13)
+_BACKWARDS_LONG, _BACKWARDS_SHORT = map(re2.compile, BACKWARDS)
+_WORD = re.compile(r"\w+")
+
+
+def rot13(text: str) -> Iterator[Decoded]:
+    """Lines where one long common English word, or two short ones near each other, stand in rot13."""
+    for start, end in _spelt_otherwise(text, _ROT13_LONG, _ROT13_SHORT):
+        yield Decoded("rot13", codecs.encode(text[start:end], "rot13"), start, end)
+
+
+def backwards(text: str) -> Iterator[Decoded]:
+    """Lines where common English words stand backwards: read from their end, and word by word."""
+    for start, end in _spelt_otherwise(text, _BACKWARDS_LONG, _BACKWARDS_SHORT):
+        yield Decoded("reversed", text[start:end][::-1], start, end)
+        yield Decoded("reversed", _WORD.sub(lambda m: m.group()[::-1], text[start:end]), start, end)
+
+
+def _spelt_otherwise(text: str, long: Any, short: Any) -> Iterator[tuple[int, int]]:
+    found = [*regions(spots(long, text), least=1, gap=120), *regions(spots(short, text), least=2, gap=60)]
+    yield from with_lines(text, sorted(found))
+
+
+# -- Morse -------------------------------------------------------------------------------------------------------------
+
+MORSE = (r"(?:\A|[\s/|])(?:[.\-]{1,5}[ /|]{1,3}){5}[.\-]",)
+_MORSE = re2.compile(r"(?:\A|[\s/|])(?:[.\-]{1,5}[ /|]{1,3}){5,}[.\-]{1,5}")
+_SIGNS = dict(zip(
+    ".- -... -.-. -.. . ..-. --. .... .. .--- -.- .-.. -- -. --- .--. --.- .-. ... - ..- ...- .-- -..- -.-- --..".split(),
+    "abcdefghijklmnopqrstuvwxyz", strict=True,
+))  # fmt: skip
+
+
+def morse(text: str) -> Iterator[Decoded]:
+    """Dots and dashes, where they say words."""
+    for match in _MORSE.finditer(text):
+        parts = re.split(r"( / |[ /|])", match.group())
+        decoded = "".join(_SIGNS.get(p, "" if p in ("", " ") else " ") for p in parts)
+        if speaks(decoded):
+            yield Decoded("morse", decoded, *match.span())
