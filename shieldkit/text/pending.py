@@ -19,7 +19,7 @@ from shieldkit.text.regions import LINE, MARGIN
 SPOT_CHARS = 16
 """The longest beginning of a spot that is not one yet."""
 
-CONTEXT_CHARS = LINE + SPOT_CHARS
+CONTEXT_CHARS = MARGIN + SPOT_CHARS
 """A decoded region takes so many characters with it that stand before its first spot."""
 
 _SELECTORS = re2.compile(r"[\x{fe00}-\x{fe0f}\x{e0100}-\x{e01ef}]+\z")
@@ -48,28 +48,28 @@ def _tail(pattern: str) -> Callable[[str], int]:
     return start
 
 
-def _chain(*kinds: tuple[Any, int], around: int = MARGIN) -> Callable[[str], int]:
+def _chain(*kinds: tuple[Any, int], after: int = MARGIN) -> Callable[[str], int]:
     """Where a region begins that spots (of a pattern, with gaps of at most so many characters) may still be added to.
 
-    `around` is what a region takes with it on both sides.
+    `after` is what a region takes with it behind its last spot.
     """
 
     def start(text: str) -> int:
-        return min(_open_region(pattern, gap, around, text) for pattern, gap in kinds)
+        return min(_open_region(pattern, gap, after, text) for pattern, gap in kinds)
 
     return start
 
 
-def _open_region(pattern: Any, gap: int, around: int, text: str) -> int:
+def _open_region(pattern: Any, gap: int, after: int, text: str) -> int:
     # Regions whose surroundings touch are read as one.
-    apart = max(gap, 2 * around)
+    apart = max(gap, MARGIN + after)
     first = last = -1
     for match in pattern.finditer(text):
         if first < 0 or match.start() - last > apart:
             first = match.start()
         last = match.end()
     is_open = first >= 0 and len(text) - last <= apart + SPOT_CHARS
-    return max(0, first - around) if is_open else len(text)
+    return max(0, first - MARGIN) if is_open else len(text)
 
 
 def _earliest(*starts: Callable[[str], int]) -> Callable[[str], int]:
@@ -87,8 +87,8 @@ PENDING: Mapping[Read, Callable[[str], int]] = {
     encodings.spaced_hex: _tail(r"\b(?:(?:0x)?[0-9a-f]{2}[ ,:]{1,2})+(?:0x?)?[0-9a-f]{0,2}"),
     encodings.codes: _earliest(_numbers, _bits),
     spellings.spaced: _earliest(_letters_apart, _chain((spellings._SPACED, 40))),
-    spellings.leet: _earliest(_chain((spellings._LEET_SPOT, 60), around=LINE), _digits_for_letters),
-    spellings.rot13: _chain((spellings._ROT13_LONG, 120), (spellings._ROT13_SHORT, 60), around=LINE),
-    spellings.backwards: _chain((spellings._BACKWARDS_LONG, 120), (spellings._BACKWARDS_SHORT, 60), around=LINE),
+    spellings.leet: _earliest(_chain((spellings._LEET_SPOT, 60), after=LINE), _digits_for_letters),
+    spellings.rot13: _chain((spellings._ROT13_LONG, 120), (spellings._ROT13_SHORT, 60), after=LINE),
+    spellings.backwards: _chain((spellings._BACKWARDS_LONG, 120), (spellings._BACKWARDS_SHORT, 60), after=LINE),
     spellings.morse: _tail(r"(?:[.\-]{1,5}[ /|]{1,3})+[.\-]{0,5}"),
 }

@@ -9,7 +9,7 @@ from typing import Any
 MARGIN = 64
 """Characters around a decoded spot that are kept with it, so that what it completes can be seen."""
 LINE = 160
-"""How far to each side the line around a spot is taken to be written as the spot is."""
+"""How far the line after a spot is taken to be written as the spot is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +49,13 @@ def with_margin(text: str, found: Iterable[tuple[int, int]], margin: int = MARGI
 
 
 def with_lines(text: str, found: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Each region up to the ends of its lines, `LINE` characters to each side at most; what touches becomes one."""
+    """Each region with what of its lines stands `MARGIN` characters before it and `LINE` after; what touches is one.
+
+    More before it would have to be held back of a text that comes bit by bit.
+    """
     before = None
     for start, end in found:
-        low, high = max(0, start - LINE), min(len(text), end + LINE)
+        low, high = max(0, start - MARGIN), min(len(text), end + LINE)
         low, high = max(low, text.rfind("\n", low, start) + 1), text.find("\n", end, high)
         wide = low, high if high >= 0 else min(len(text), end + LINE)
         if before is not None and wide[0] <= before[1]:
