@@ -30,7 +30,7 @@ from training.sweep_model import Sweep, padded, rows_of, vocabulary
 
 MILLION_TOKENS = 4_500_000
 """Characters."""
-ALLOWED = {"haystack": 1.0, "unseen": 6.0}
+ALLOWED = {"haystack": 1.0, "unseen": 8.0}
 """Alarms a million tokens, for each head."""
 ALLOWED_CHATS = 0.01
 LIKELY, CERTAIN, SLOPE = 0.75, 0.999, 0.6

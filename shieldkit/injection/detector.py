@@ -35,7 +35,7 @@ REPORTED = 0.3
 _CACHED_VIEWS = 16_384
 _FOLDER = Path(__file__).parent / "data"
 _SHA256 = {
-    "sweep.npz": "a10c5697bc965e1a60e90620d098ada1757bd027c20016bbea481b41a75cf3a8",
+    "sweep.npz": "0da0a092a41447081b25695c1f3c2a296751da2865f42cb637a3e0fb786649d1",
     "encoder.onnx": "2cbcaaa4a381460bbc572585620db05c0b337fe4f0d4018249b9b44489acaef1",
 }  # fmt: skip
 
