@@ -12,10 +12,10 @@ STAMP  := $(VENV)/.made-from-$(shell cksum < pyproject.toml | tr -c '0-9\n' '-' 
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint format types docs bench fuzz dist clean
+.PHONY: help setup demo test test-frameworks check lint format types docs bench fuzz dist clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Make .venv with everything installed (5 minutes the first time: llama.cpp is compiled)
 
@@ -24,6 +24,12 @@ demo: $(STAMP) ## Guard a real language model: answers, refusals with their rule
 
 test: $(STAMP) ## Run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-frameworks: ## Run the tests of adapters that want an environment of their own (Guardrails AI, LiteLLM)
+	@[ -x .cache/frameworks/bin/pip ] || $(PYTHON) -m venv .cache/frameworks
+	@.cache/frameworks/bin/pip install --quiet "pip>=25.1"
+	@.cache/frameworks/bin/pip install --quiet --editable . --group frameworks
+	.cache/frameworks/bin/python -m pytest tests/frameworks --confcutdir tests/frameworks $(PYTEST_ARGS)
 
 check: lint types test docs ## All that CI does
 

@@ -32,6 +32,22 @@ def test_a_chain_answers_a_question_and_refuses_two_attacks(smollm2_path: Path, 
     ]  # fmt: skip
 
 
+def test_pydantic_ai_never_gives_the_model_a_poisoned_mail() -> None:
+    pytest.importorskip("pydantic_ai")
+    answer = runpy.run_path(str(EXAMPLES / "pydantic_ai_agent.py"))["main"]()
+    assert answer.startswith("I'm sorry") and "evil" not in answer
+
+
+def test_llama_index_leaves_a_poisoned_node_out(smollm2_path: Path) -> None:
+    pytest.importorskip("llama_index.core")
+    sources = runpy.run_path(str(EXAMPLES / "llama_index_query.py"))["main"](str(smollm2_path))
+    assert sources == ["The garden opens at nine."]
+
+
+def test_nemo_blocks_the_attack_alone() -> None:
+    assert runpy.run_path(str(EXAMPLES / "nemo_actions.py"))["main"]() == ["passed", "blocked"]
+
+
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_every_example_says_what_it_needs_and_how_it_is_run(path: Path) -> None:
     head = path.read_text(encoding="utf-8").split('"""')[1]

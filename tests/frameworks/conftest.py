@@ -1,0 +1,8 @@
+"""Frameworks whose versions do not go with shieldkit's other extras: `make test-frameworks` gives them their own environment."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else importing LiteLLM fetches a price list
+os.environ.setdefault("OTEL_SDK_DISABLED", "true")  # nothing that a framework reports leaves this machine
