@@ -29,6 +29,11 @@ def _seconds(value: Any) -> Any:
     return value
 
 
+def _off(value: Any) -> Any:
+    """YAML 1.1 reads a bare `off` as false."""
+    return "off" if value is False else value
+
+
 Seconds = Annotated[float, BeforeValidator(_seconds, json_schema_input_type=float | str), Field(gt=0, le=31_536_000)]
 Score = Annotated[float, Field(ge=0.0, le=1.0)]
 Tokens = Annotated[int, Field(ge=1, le=100_000_000)]
@@ -291,7 +296,7 @@ _ANY_ROUTE = RoutingSettings()
 class StreamingSettings(Section):
     """Whether text may leave before all gates have passed."""
 
-    mode: Literal["off", "windowed"] = Field(
+    mode: Annotated[Literal["off", "windowed"], BeforeValidator(_off)] = Field(
         "off",
         description="off: `stream` gives one event, when all gates have passed. windowed: text leaves when it has been "
         "screened, with what follows it in view.",

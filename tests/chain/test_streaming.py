@@ -99,6 +99,7 @@ async def test_a_violation_ends_the_stream_and_the_generation(mode: str) -> None
 
 @MODES
 async def test_off_is_the_default_and_one_event(mode: str) -> None:
+    assert policy(streaming="{mode: off}").streaming.mode == "off"
     with Shield(policy(streaming="{}"), Streamed(bits(PROSE * 4))) as shield:
         [event] = await events(shield, mode, "hello")
     assert event.reply is not None
