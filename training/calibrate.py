@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from shieldkit.injection import Detector, load
+from shieldkit.injection.detector import MOST_LIKELY
 from shieldkit.injection.features import Vocabulary, words
 from shieldkit.injection.windows import WINDOW, around_peaks
 from shieldkit.text import canonicalise
@@ -85,8 +86,8 @@ def encoded(detector: Detector, text: str, likely: np.ndarray, certain: np.ndarr
         read = detector.sweep.read(part)
         if len(read.logits):
             margin = ((read.logits - likely) / (certain - likely)).max(axis=1).astype(np.float32)
-            windows = around_peaks(margin, read.begins, read.ends, len(part), certain=1.0, likely=0.0, most=48)
-            found += [np.mean([detector._logits(v) for v in w.views(part)], axis=0)[None] for w in windows]
+            windows = around_peaks(margin, read.begins, read.ends, len(part), certain=1.0, likely=0.0, most=MOST_LIKELY)
+            found += [((detector._logits(w.line(part)) + detector._logits(w.whole(part))) / 2)[None] for w in windows]
     return np.concatenate(found)
 
 

@@ -26,11 +26,12 @@ from shieldkit.embedding.model import vocabulary
 from shieldkit.errors import ModelFileError
 from shieldkit.injection.encoder import Encoder
 from shieldkit.injection.sweep import Sweep
-from shieldkit.injection.windows import around_peaks
+from shieldkit.injection.windows import WINDOW, Window, around_peaks
 from shieldkit.text import Canonical, digest
 
 DIRECT, DATA = 0, 1
-MOST_LIKELY = 48
+MOST_LIKELY = 192
+HIGHEST = 9.0
 REPORTED = 0.3
 _CACHED_VIEWS = 16_384
 _FOLDER = Path(__file__).parent / "data"
@@ -126,12 +127,21 @@ class Detector:
         for window in windows:
             if not proceed():
                 raise TimeoutError
-            logits = np.mean([self._logits(view) for view in window.views(text)], axis=0)
-            score = self._encoded.score(logits, heads)
+            score = self._score(window, text, heads)
             top = max(top, score)
             if score >= REPORTED:
                 hits.append(Hit(score, window.start, window.end))
         return Judgement(top, tuple(hits), len(windows))
+
+    def _score(self, window: Window, text: str, heads: list[int]) -> float:
+        """The score of the mean of the window's two views: its line first, the rest only where that can matter.
+
+        A whole window has never got more than `HIGHEST`; a line so low that not even that would make an alarm is read alone.
+        """
+        logits = self._logits(window.line(text))
+        if len(text) <= WINDOW or ((logits + HIGHEST) / 2 >= self._encoded.shift)[heads].any():
+            logits = (logits + self._logits(window.whole(text))) / 2
+        return self._encoded.score(logits, heads)
 
     def _logits(self, view: str) -> NDArray[np.float32]:
         """The encoder's logits of a view, from memory where it has read the same before."""

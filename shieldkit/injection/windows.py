@@ -31,12 +31,14 @@ class Window:
     at: int
     peak: float
 
-    def views(self, text: str) -> tuple[str, ...]:
-        """The window, and the line or sentence of its peak where that is less."""
+    def line(self, text: str) -> str:
+        """The line or sentence of the peak, as far as it lies in the window."""
         start, end = line(text, self.at)
-        start, end = max(start, self.start), min(end, self.end)
-        whole = text[self.start : self.end]
-        return (whole,) if end - start >= len(whole) else (whole, text[start:end])
+        return text[max(start, self.start) : min(end, self.end)]
+
+    def whole(self, text: str) -> str:
+        """All of it."""
+        return text[self.start : self.end]
 
 
 def line(text: str, at: int) -> tuple[int, int]:
