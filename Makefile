@@ -12,7 +12,7 @@ STAMP  := $(VENV)/.made-from-$(shell cksum < pyproject.toml | tr -c '0-9\n' '-' 
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-frameworks check lint format types docs bench fuzz dist clean
+.PHONY: help setup demo test test-vllm test-frameworks check lint format types docs bench fuzz dist clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ demo: $(STAMP) ## Guard a real language model: answers, refusals with their rule
 
 test: $(STAMP) ## Run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-vllm: $(STAMP) ## Run the backend tests against a real vLLM server on the CPU (4 GB and five minutes the first time)
+	VENV=$(VENV) PYTHON=$(PYTHON) bash .ci/vllm test $(PYTEST_ARGS)
 
 test-frameworks: ## Run the tests of adapters that want an environment of their own (Guardrails AI, LiteLLM)
 	@[ -x .cache/frameworks/bin/pip ] || $(PYTHON) -m venv .cache/frameworks

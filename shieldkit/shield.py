@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from shieldkit.backends.base import Backend, CallOptions, PromptBackend
+from shieldkit.backends.opening import check_context, open_backend
 from shieldkit.backends.routes import allowed_by
 from shieldkit.budget import Budget, Ledger, MemoryLedger, Principal
 from shieldkit.chain import Chain, Link
@@ -83,7 +84,7 @@ class Shield:
         self._lanes = {"guard": Workers("guard", max_threads=32), "model": Workers("model", max_threads=32),
                        "person": Workers("person", max_threads=32)}  # fmt: skip
         if backend is not None:
-            _open(backend, self.policy)
+            open_backend(backend, self.policy)
         built: dict[tuple[str, str], Guard] = {}
         self._chains = {}
         for tenant in (None, *self.policy.tenants):
@@ -175,7 +176,7 @@ class Shield:
         Guards that were made for this shield's own model (its control tokens, rails that ask it) stay as they are.
         Raises `ConfigurationError` when the policy claims more context than the model has.
         """
-        _open(backend, self.policy)
+        open_backend(backend, self.policy)
         made = copy.copy(self)
         made.backend, made._owned, made._own_ledger, made._is_view = backend, [], None, True
         allowed = {tenant: allowed_by(chain.policy.routing, backend) for tenant, chain in self._chains.items()}
@@ -289,34 +290,10 @@ def _check_link(link: Link) -> None:
             raise PolicyError(f"guards.{name}.rules.{rule}", "the guard has no such rule", mend=mend)
 
 
-def _open(backend: Backend, policy: Policy) -> None:
-    """Open the backend with the policy's cap, and hold the policy's claim against what the model really has."""
-    opener = getattr(backend, "open", None)
-    if opener is not None:
-        opener(policy.context.cap)
-    _check_context(backend, policy, "context")
-    for name in policy.tenants:
-        _check_context(backend, policy.for_tenant(name), f"tenants.{name}.context")
-
-
 def _capped(policy: Policy, backend: Backend) -> ContextSettings:
     """The context that may be used: the policy's, and never more than the model has."""
-    _check_context(backend, policy, "context")
+    check_context(backend, policy, "context")
     return policy.context.model_copy(update={"max_tokens": min(policy.context.cap, backend.context_tokens)})
-
-
-def _check_context(backend: Backend, policy: Policy, field: str) -> None:
-    claimed, real = policy.context.max_tokens, backend.context_tokens
-    if claimed is not None and real < claimed:
-        raise ConfigurationError(
-            f"{field}.max_tokens", f"the policy says {claimed}, and the backend has {real}",
-            mend=f"Set it to {real} or less, or serve the model with a larger context",
-        )  # fmt: skip
-    if policy.context.max_output_tokens >= real:
-        raise ConfigurationError(
-            f"{field}.max_output_tokens", f"{policy.context.max_output_tokens} leaves no room in {real} tokens",
-            mend="Lower it",
-        )  # fmt: skip
 
 
 def _gate(schema: Any) -> SchemaGate | None:

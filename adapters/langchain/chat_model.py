@@ -82,8 +82,7 @@ class ShieldedChatModel(BaseChatModel):
             return
         from shieldkit.backends import LangChainModel
 
-        known = {} if self.context_tokens is None else {"context_tokens": self.context_tokens}
-        backend = LangChainModel(self.model, **known)
+        backend = LangChainModel(self.model, context_tokens=self.context_tokens)
         self._guarded = Shield(self.policy or "builtin:default", backend, approver=self.approver)
 
     @property

