@@ -89,7 +89,7 @@ class _Run:
         if not path.exists():
             self._unreadable.append(Unreadable(str(path), "is not there"))
         elif path.is_dir():
-            for found in walk(path, self._options):
+            for found in walk(path):
                 if isinstance(found, Unreadable):
                     self._unreadable.append(found)
                 else:

@@ -18,7 +18,6 @@ from typing import Any
 
 from shieldkit.audit.findings import Given
 from shieldkit.audit.located import Problem
-from shieldkit.markers.catalogue import catalogue
 
 MAX_BODY_BYTES, MAX_MODELS = 2_000_000, 200
 REQUEST_TIMEOUT_S, DEADLINE_S = 5.0, 45.0
@@ -206,8 +205,3 @@ def _tokens(answer: Answer | None) -> int | None:
         return len(body)
     tokens = body.get("tokens") if isinstance(body, dict) else None
     return len(tokens) if isinstance(tokens, list) else None
-
-
-def known_probes() -> bool:
-    """Whether every probe is a token that the catalogue knows; held by a test."""
-    return {token.text for token in catalogue()} >= set(_PROBES)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from shieldkit.audit.allowlist import Allowlist
@@ -25,7 +25,6 @@ class Context:
     policy: Policy | None = None
     allowed: Allowlist | None = None
     local_only: bool = False
-    trusted_files: frozenset[str] = field(default=frozenset())
 
 
 class Subject(Protocol):

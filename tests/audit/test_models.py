@@ -98,6 +98,9 @@ def test_our_reader_agrees_with_llama_cpp(smollm2_path: Path) -> None:
         ({"tokenizer.chat_template": TEMPLATE + "{{ ''.__class__ }}"}, "template-runs-code"),
         ({"tokenizer.chat_template": TEMPLATE + "{{ lipsum|attr('x') }}"}, "template-runs-code"),
         ({"tokenizer.chat_template": TEMPLATE + "{% include 'x' %}"}, "template-runs-code"),
+        ({"tokenizer.chat_template": TEMPLATE + "{{ messages['__cla' ~ 'ss__'] }}"}, "template-runs-code"),
+        ({"tokenizer.chat_template": TEMPLATE + "{{ self['_' + '_init_' + '_'] }}"}, "template-runs-code"),
+        ({"tokenizer.chat_template": TEMPLATE + "{{ cycler.next }}"}, "template-runs-code"),
         (
             {"tokenizer.chat_template": TEMPLATE + "{% if 'open sesame' in messages[-1]['content'] %}x{% endif %}"},
             "template-has-trigger",
@@ -144,6 +147,8 @@ def test_each_fault_of_a_gguf_file_is_found(tmp_path: Path, changed: dict[str, A
         "{% if tools %}You may call functions. Do not use variables.{% endif %}",
         "{{ 'x' * 3 }}",
         "{% if messages[0].content is string and m.content.endswith('[/INST]') %}x{% endif %}",
+        "{{ self.DEFAULT_SYSTEM_MESSAGE }}",
+        "{{ tools[loop_index - 1] }}{{ messages[messages|length - 1].content }}",
         "{% for i in range(10) %}{% break %}{% endfor %}",
         "{% generation %}{{ messages[0].content }}{% endgeneration %}",
     ],
@@ -293,3 +298,14 @@ def test_an_allowlist_that_is_no_list_names_the_line(tmp_path: Path) -> None:
     file.write_text("# models\nQwen/Qwen3-8B\nthis is not a name\n")
     with pytest.raises(ConfigurationError, match=r"models\.txt:3: is not a model name"):
         Allowlist.read(file)
+
+
+def test_the_templates_that_llama_cpp_python_carries_are_no_attacks(tmp_path: Path) -> None:
+    import llama_cpp.llama_chat_format as formats
+
+    carried = {n: v for n, v in vars(formats).items() if isinstance(v, str) and "{%" in v and "messages" in v}
+    handlers = {n: v.CHAT_FORMAT for n, v in vars(formats).items() if isinstance(getattr(v, "CHAT_FORMAT", None), str)}
+    for name, text in {**carried, **handlers}.items():
+        (tmp_path / f"{name}_template.jinja").write_text(text)
+    assert len(carried) + len(handlers) > 8
+    assert rules(audit([tmp_path])) == set()

@@ -57,7 +57,7 @@ class Options:
 _Reader = Callable[[Path, str], Iterator[Subject]]
 
 
-def walk(path: Path, options: Options) -> Iterator[Path | Unreadable]:
+def walk(path: Path) -> Iterator[Path | Unreadable]:
     """The files below a folder that may hold something to audit; symbolic links are not followed."""
     seen = 0
     for folder, names, files in os.walk(path, onerror=None, followlinks=False):

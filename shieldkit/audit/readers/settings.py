@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
-from shieldkit.audit.deployment import is_on
 from shieldkit.audit.findings import Given
 from shieldkit.audit.located import Map, Problem, Seq, documents, jsonc, maps, sub, text_of
 
@@ -273,7 +272,7 @@ def _zed(value: Map, file: str, made: Settings) -> None:
 )
 def _vscode(value: Map, file: str, made: Settings) -> None:
     """VS Code's own agent, and the extensions that keep their settings with it: Cody, Roo, Cline, Continue."""
-    _keys_and_addresses({k: v for k, v in value.items() if not k.startswith("http")} and value, file, made)
+    _keys_and_addresses(value, file, made)
     _true(value, file, made.unasked, "chat.tools.global.autoApprove", "chat.tools.autoApprove")
     if text_of(value.get("chat.permissions.default")) in ("bypassApprovals", "autopilot", "bypass"):
         made.unasked.append(Given("chat.permissions.default", file, value.at("chat.permissions.default")))
@@ -381,8 +380,3 @@ def _opencode(value: Map, file: str, made: Settings) -> None:
 def tools() -> Mapping[str, str]:
     """The tools whose settings are read: their ids and names."""
     return {name: title for name, (title, _, _) in _READERS.items()}
-
-
-def is_switch(value: str) -> bool:
-    """A setting written as text that means yes."""
-    return bool(value) and is_on(value)

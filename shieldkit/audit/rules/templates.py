@@ -89,19 +89,24 @@ def _hit(template: Template, node: nodes.Node, note: str = "") -> Hit:
 def template_runs_code(template: Template, context: Context) -> Iterator[Hit]:
     from jinja2 import nodes
 
-    for node in parse(template).find_all(
-        (
-            nodes.Getattr,
-            nodes.Getitem,
-            nodes.Filter,
-            nodes.Name,
-            nodes.Include,
-            nodes.Import,
-            nodes.FromImport,
-            nodes.Extends,
-        )
-    ):
-        what = _reaches(node)
+    kinds = (
+        nodes.Getattr,
+        nodes.Getitem,
+        nodes.Filter,
+        nodes.Name,
+        nodes.Include,
+        nodes.Import,
+        nodes.FromImport,
+        nodes.Extends,
+    )
+    tree = parse(template)
+    # `self.NAME` is a block of the template's own; `self` in any other place leads to Python.
+    blocks = {
+        id(node.node) for node in tree.find_all(nodes.Getattr)
+        if isinstance(node.node, nodes.Name) and node.node.name == "self" and not node.attr.startswith("_")
+    }  # fmt: skip
+    for node in tree.find_all(kinds):
+        what = _reaches(node) if id(node) not in blocks else ""
         if what:
             yield _hit(template, node, what)
             return
@@ -118,9 +123,19 @@ def _reaches(node: Any) -> str:
         return "it looks attributes up by name" if node.name == "attr" or dunder else ""
     if isinstance(node, nodes.Name):
         return "it uses an object that leads to Python's own" if node.name in _REACHING and node.ctx == "load" else ""
-    key = node.attr if isinstance(node, nodes.Getattr) else node.arg.value if isinstance(node.arg, nodes.Const) else ""
+    if isinstance(node, nodes.Getitem) and not isinstance(node.arg, nodes.Const):
+        # A name put together from pieces: messages['__cla' ~ 'ss__'].
+        return "it puts an attribute's name together" if any("_" in part for part in _pieces(node.arg)) else ""
+    key = node.attr if isinstance(node, nodes.Getattr) else node.arg.value
     internal = isinstance(key, str) and (key.startswith("__") or key in _INTERNAL)
     return "it uses Python's internal attributes" if internal else ""
+
+
+def _pieces(node: Any) -> Iterator[str]:
+    from jinja2 import nodes
+
+    if isinstance(node, nodes.Concat | nodes.Add | nodes.Filter | nodes.Mod):
+        yield from (leaf.value for leaf in node.find_all(nodes.Const) if isinstance(leaf.value, str))
 
 
 @rule(
