@@ -140,7 +140,7 @@ class Detector:
         """
         logits = self._logits(window.line(text))
         if len(text) <= WINDOW or ((logits + HIGHEST) / 2 >= self._encoded.shift)[heads].any():
-            logits = (logits + self._logits(window.whole(text))) / 2
+            logits = (logits + self._logits(window.whole(text))) * np.float32(0.5)
         return self._encoded.score(logits, heads)
 
     def _logits(self, view: str) -> NDArray[np.float32]:

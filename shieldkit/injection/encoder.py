@@ -51,7 +51,7 @@ class Encoder:
         the same answer in any company.
         """
         ids = self._tokenizer.encode(printable(text), add_special_tokens=False).ids
-        return np.max([self._part(part) for part in _parts(ids)], axis=0)
+        return np.asarray(np.max([self._part(part) for part in _parts(ids)], axis=0), np.float32)
 
     def _part(self, ids: list[int]) -> NDArray[np.float32]:
         row = np.array([[self._first, *ids, self._last]], np.int64)

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 U64 = NDArray[np.uint64]
-Places = NDArray[np.int32] | NDArray[np.int64]
+Places = NDArray[np.signedinteger[Any]]
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 _INVERSE = np.uint64(pow(0x9E3779B97F4A7C15, -1, 1 << 64))
 _MIX = np.uint64(0xBF58476D1CE4E5B9)
@@ -103,7 +104,7 @@ class Vocabulary:
         unknown = np.flatnonzero((found == 0) | (self.hashes[found] != hashed))
         if len(unknown):
             rows[unknown] = _shapes(_points(text), begins[unknown], ends[unknown])
-        return rows
+        return np.asarray(rows, np.int32)
 
 
 def _shapes(points: NDArray[np.uint8] | NDArray[np.uint32], begins: Places, ends: Places) -> NDArray[np.int32]:

@@ -71,7 +71,7 @@ class Sweep:
 
     def _words(self, text: str) -> tuple[NDArray[np.int32], Places, Places]:
         """Row, begin and end of each word, made in parts of the text so that the memory it takes stays small."""
-        parts = []
+        parts: list[tuple[NDArray[np.int32], Places, Places]] = []
         start = 0
         while not parts or start < len(text):
             blank = _BLANK.search(text, start + _PART)
@@ -81,8 +81,8 @@ class Sweep:
             rows = self.vocabulary.numbers(part, hashed, begins, ends)
             parts.append((rows, (begins + start).astype(np.int32), (ends + start).astype(np.int32)))
             start = end
-        rows, begins, ends = (np.concatenate(column) for column in zip(*parts, strict=True))
-        return rows, begins, ends
+        of_rows, of_begins, of_ends = zip(*parts, strict=True)
+        return np.concatenate(of_rows), np.concatenate(of_begins), np.concatenate(of_ends)
 
     def _piece(self, rows: NDArray[np.int32], start: int, end: int) -> Floats:
         """Positions `[start, end)`, from what they can see. Beyond the text's ends stand zeros, in every layer."""

@@ -75,6 +75,6 @@ def around_peaks(
 def _placed(at: int, begins: Places, ends: Places, length: int) -> tuple[int, int]:
     """From a word's beginning to a word's end, with the peak in the second half: what is asked often comes last."""
     start = max(0, min(at - _BEFORE, length - WINDOW))
-    start = int(begins[min(np.searchsorted(begins, start), len(begins) - 1)])
+    start = int(begins[min(int(np.searchsorted(begins, start)), len(begins) - 1)])
     stop = int(np.searchsorted(ends, start + WINDOW, "right")) - 1
     return start, max(int(ends[stop]) if stop >= 0 else 0, min(start + WINDOW, length) if stop < 0 else 0, start + 1)
