@@ -8,10 +8,10 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from shieldkit.cli import models
 from shieldkit.cli.exits import EPILOG, Exit
 
 if TYPE_CHECKING:
-    from shieldkit.backends.base import Backend
     from shieldkit.evaluation import Case, Gate, Outcome, Report
     from shieldkit.shield import Shield
 
@@ -40,7 +40,7 @@ examples:
   shieldkit eval rows corpora/ --policy policy.yaml --out results
   shieldkit eval rows corpora/ --guard injection --limit 1000
   shieldkit eval rows corpora/ --fail-under caught=0.9 --fail-over false_alarms=0.01
-  shieldkit eval rows canaries.jsonl --policy builtin:monitor --backend model.gguf
+  shieldkit eval rows canaries.jsonl --policy builtin:monitor --backend gguf:model.gguf
 
 With --backend the model is asked too. A row with a `marker`, a word that only an answer which obeyed the attack holds,
 then also says whether the model obeyed. In a policy of mode `monitor` the guards are measured and stop nothing, so the
@@ -62,7 +62,7 @@ examples:
   shieldkit eval matrix docs/ --lengths 1k,100k,1M --depths 0,50,100 --out results
   shieldkit eval matrix docs/ --placements all --disguises all --lengths 10k
   shieldkit eval matrix docs/ --attacks mine.jsonl --guard injection --fail-under caught=0.95
-  shieldkit eval matrix docs/ --policy builtin:monitor --backend model.gguf --lengths 1k
+  shieldkit eval matrix docs/ --policy builtin:monitor --backend gguf:model.gguf --lengths 1k
 
 --attacks is a text file with an attack a line, or a corpus (its attack rows). Where {marker} stands in an attack, each
 case puts a word of its own, and with --backend an answer with that word has obeyed.
@@ -106,8 +106,10 @@ def _common(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--stage", choices=("input", "output"), default="input", help="judge as input, or as an answer")
     what.add_argument("--count", choices=("flag", "redact", "block"), default="redact",
                       help="the mildest action that counts as caught (redact)")  # fmt: skip
-    what.add_argument("--backend", metavar="MODEL", help="also ask a model: a GGUF file, or http://… of a server")
+    what.add_argument("--backend", metavar="WHAT", help="also ask a model: gguf:PATH, or the base URL of an "
+                                                        "OpenAI-compatible server")  # fmt: skip
     what.add_argument("--model", metavar="NAME", help="the model's name on the server")
+    what.add_argument("--backend-key-env", metavar="VAR", help="environment variable with the key of the --backend URL")
     what.add_argument("--task", help="what the model is asked to do with a document")
     how = parser.add_argument_group("how, and what comes out")
     how.add_argument("--out", metavar="FOLDER", help="write report.json, outcomes.csv, heatmap.html and heatmap.png")
@@ -215,7 +217,7 @@ def _measure(args: argparse.Namespace, planned: int, cases: Callable[[], Iterato
 
     stage = Stage(args.stage)
     gates = [Gate.parse(t, under=True) for t in args.fail_under] + [Gate.parse(t, under=False) for t in args.fail_over]
-    backend = _backend(args) if args.backend else None
+    backend = models.named(args) if args.backend else None
     outcomes: list[Outcome] = []
     stopped = False
     try:
@@ -265,21 +267,6 @@ def _subject(shield: Shield) -> dict[str, Any]:
     from shieldkit import __version__
 
     return {"shieldkit": __version__, **shield.describe()}
-
-
-def _backend(args: argparse.Namespace) -> Backend:
-    if not args.backend.startswith(("http://", "https://")):
-        from shieldkit.backends import LlamaCpp
-
-        return LlamaCpp(args.backend)
-    from shieldkit.errors import ConfigurationError
-
-    if not args.model:
-        raise ConfigurationError("model", "a server needs the name of a model", mend="Say --model NAME")
-    from shieldkit.backends import OpenAICompatible
-
-    server: Backend = OpenAICompatible(args.backend, args.model)
-    return server
 
 
 def _exit(report: Report, gates: Sequence[Gate], stopped: bool) -> Exit:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
-import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from shieldkit.cli import models
 from shieldkit.cli.exits import EPILOG, Exit
-
-if TYPE_CHECKING:
-    from shieldkit.backends import Backend
 
 _ABOUT = """\
 Serve a model over OpenAI's HTTP API, guarded by a policy: /v1/chat/completions, /v1/completions, /v1/responses and
@@ -118,7 +115,7 @@ def _serve(args: argparse.Namespace) -> Exit:
         if not 1 <= value <= 100_000:
             raise ConfigurationError(option, f"{value} is not within 1..100000", mend="Give a number from 1")
     listening = listen(args.host, args.port)
-    backend = _backend(args.backend, args.model, args.backend_key_env)
+    backend = models.named(args)
     ledger = MemoryLedger(max_accounts=policy.budget.max_accounts)
     try:
         with Shield(policy, backend, ledger=ledger) as shield:
@@ -144,36 +141,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _backend(what: str | None, model: str | None, key_env: str | None) -> Backend:
-    """The model that `--backend` names."""
-    from shieldkit.backends import LlamaCpp
-    from shieldkit.errors import ConfigurationError
-
-    mend = "Give --backend gguf:PATH, or the base URL of an OpenAI-compatible server (http://127.0.0.1:8000/v1)"
-    if not what:
-        raise ConfigurationError("--backend", "is missing", mend=mend)
-    if what.startswith("gguf:"):
-        return LlamaCpp(what.removeprefix("gguf:"), model=model)
-    if what.startswith(("http://", "https://")):
-        key = _secret(key_env)
-        from shieldkit.backends import OpenAICompatible
-
-        made: Backend = OpenAICompatible(what, model=model, api_key=key)
-        return made
-    raise ConfigurationError("--backend", "is neither gguf:PATH nor a URL", mend=mend)
-
-
-def _secret(variable: str | None) -> str | None:
-    """A key that is in the environment: on a command line others could read it."""
-    from shieldkit.errors import ConfigurationError
-
-    if variable is None:
-        return None
-    value = os.environ.get(variable)
-    if not value:
-        raise ConfigurationError(
-            "--backend-key-env", "names a variable that is not set", mend="Set it to the server's key"
-        )
-    return value
