@@ -97,7 +97,15 @@ def start(*arguments: str) -> tuple[subprocess.Popen[str], str]:
     command = [sys.executable, __file__, *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert process.stdout is not None
-    return process, process.stdout.readline().strip()
+    url, end = process.stdout.readline().strip(), time.monotonic() + 60.0
+    while True:  # on a busy machine it takes its time between the socket and the first answer
+        try:
+            httpx2.get(f"{url}/v1/models", timeout=60).raise_for_status()
+            return process, url
+        except httpx2.TransportError:
+            if process.poll() is not None or time.monotonic() > end:
+                raise SystemExit(f"{arguments[0]} did not start") from None
+            time.sleep(0.1)
 
 
 # -- the clients ----------------------------------------------------------------------------------------------------

@@ -32,6 +32,8 @@ T = TypeVar("T")
 MAX_RESPONSE_BYTES = 16_000_000
 MAX_ERROR_BYTES = 16_384
 MAX_RETRY_AFTER_S = 3600.0
+KEEPALIVE_S = 2.0
+"""uvicorn, and so vLLM and others, close idle connections after 5 s; one that is used in that moment is a failed call."""
 _JSON, _EVENTS, _LINES = "application/json", "text/event-stream", "application/x-ndjson"
 # How servers say that a prompt does not fit: OpenAI's code, llama-server's type, vLLM's and SGLang's words.
 _TOO_LONG = (
@@ -123,7 +125,12 @@ class Wire:
         except ImportError:
             mend = "pip install 'shieldkit[openai]'"
             raise ConfigurationError("backend", "the openai package is not installed", mend=mend) from None
-        http = openai.DefaultAsyncHttpxClient(follow_redirects=False, event_hooks={"response": [_judged]})
+        limits = _http(openai.DefaultAsyncHttpxClient).Limits(
+            max_connections=1000, max_keepalive_connections=100, keepalive_expiry=KEEPALIVE_S
+        )
+        http = openai.DefaultAsyncHttpxClient(
+            follow_redirects=False, limits=limits, event_hooks={"response": [_judged]}
+        )
         # The empty ones are said, so that keys and ids that the environment holds for another server are not sent to this.
         return openai.AsyncOpenAI(
             base_url=self.base_url, api_key=self._api_key or "none", organization="", project="", max_retries=0,
@@ -200,9 +207,12 @@ class Wire:
 
     def _timeout(self) -> Any:
         """Only connecting has a time of its own; the whole call has the deadline."""
-        http = type(self._client._client)
-        module = __import__(http.__mro__[1].__module__.split(".")[0])
-        return module.Timeout(None, connect=self._connect_timeout_s)
+        return _http(type(self._client._client)).Timeout(None, connect=self._connect_timeout_s)
+
+
+def _http(client: type) -> Any:
+    """The HTTP library below the openai client: httpx, or httpx2."""
+    return __import__(client.__mro__[1].__module__.split(".")[0])
 
 
 # -- what comes back -------------------------------------------------------------------------------------------------
