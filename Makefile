@@ -10,6 +10,7 @@ TREE   := .cache/tree
 # The environment is as good as the pyproject.toml it was made from: the stamp carries its checksum.
 STAMP  := $(VENV)/.made-from-$(shell cksum < pyproject.toml | tr -c '0-9\n' '-' | sed 's/-*$$//')
 PYTEST_ARGS ?=
+FUZZ_EXAMPLES ?= 20000
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-vllm test-frameworks check lint format types docs bench fuzz dist clean
@@ -55,9 +56,8 @@ bench: $(STAMP) ## Run the benchmarks; each prints its table
 	@set -e; for script in benchmarks/[a-z]*.py; do \
 	  [ -e "$$script" ] || { echo "no benchmarks"; break; }; echo "== $$script"; $(BIN)/python "$$script"; done
 
-fuzz: $(STAMP) ## Run the long property tests
-	@if [ -d tests/fuzz ]; then $(BIN)/python -m pytest tests/fuzz --timeout 3600 $(PYTEST_ARGS); \
-	 else echo "there is no tests/fuzz yet"; fi
+fuzz: $(STAMP) ## Run the long property tests (FUZZ_EXAMPLES=20000 each)
+	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest tests/fuzz --timeout 7200 $(PYTEST_ARGS)
 
 dist: $(STAMP) ## Build the wheel and the source archive into dist/
 	$(BIN)/python -m build --outdir dist .

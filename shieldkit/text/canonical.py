@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from shieldkit.text import decoding
-from shieldkit.text.folding import Offsets, characters, encodable, folded
+from shieldkit.text.folding import Offsets, characters, folded
 from shieldkit.text.regions import Decoded
 
 MAX_DEPTH = 3
@@ -62,7 +62,7 @@ def canonicalise(text: str) -> Canonical:
     plain = Canonical(text, own.text, own.data, own.offsets)
     budget = _Budget(2 * len(text) + 4096)
     children = (
-        *_children(decoding.on_original(encodable(text), read), lambda start, end: (start, end), budget),
+        *_children(decoding.on_original(text, read), lambda start, end: (start, end), budget),
         *_children(decoding.on_folded(own), plain.span, budget),
     )
     return replace(plain, children=children, complete=budget.left >= 0)
@@ -90,7 +90,7 @@ def _grown(disguise: str, text: str, start: int, end: int, depth: int, budget: _
     read = characters(text)
     own = folded(text, read)
     yield Child(disguise, own.text, start, end)
-    inner = (*decoding.on_original(encodable(text), read), *decoding.on_folded(own))
+    inner = (*decoding.on_original(text, read), *decoding.on_folded(own))
     if depth == MAX_DEPTH:
         # What is still encoded at the bottom is not read.
         if any(decoded.disguise in decoding.STACKED for decoded in inner):

@@ -52,7 +52,7 @@ def _sieve(decoders: tuple[Decoder, ...]) -> Sieve:
 
 
 def on_original(text: str, read: Characters) -> Iterator[Decoded]:
-    """All that is decoded from a text as it came, without lone surrogates."""
+    """All that is decoded from a text as it came."""
     yield from _decoded(ORIGINAL, text, read.data)
     yield from encodings.selectors(read)
 

@@ -204,8 +204,14 @@ def selectors(read: Characters) -> Iterator[Decoded]:
         return
     octets = np.where(near < 16, near, far + np.uint32(16))[inside].astype(np.uint8)
     places = read.odd[inside]
-    cuts = np.flatnonzero(np.diff(places) != 1) + 1
-    for first, last in pairwise([0, *cuts.tolist(), len(places)]):
-        if last - first >= LEAST_SELECTORS:
-            text = octets[first:last].tobytes().decode("utf-8", "replace")
-            yield Decoded("variation_selectors", text, int(places[first]), int(places[last - 1]) + 1)
+    edges = np.concatenate([[0], np.flatnonzero(np.diff(places) != 1) + 1, [len(places)]])
+    long = np.diff(edges) >= LEAST_SELECTORS
+    firsts, lasts = edges[:-1][long], edges[1:][long]
+    if not len(firsts):
+        return
+    # Runs near each other are one payload: a visible character between its bytes hides nothing.
+    cuts = np.flatnonzero(places[firsts[1:]] - places[lasts[:-1] - 1] > MARGIN) + 1
+    for a, b in pairwise([0, *cuts.tolist(), len(firsts)]):
+        data = b"".join(octets[firsts[k] : lasts[k]].tobytes() for k in range(a, b))
+        start, end = int(places[firsts[a]]), int(places[lasts[b - 1] - 1]) + 1
+        yield Decoded("variation_selectors", data.decode("utf-8", "replace"), start, end)

@@ -94,29 +94,37 @@ def characters(text: str) -> Characters:
         octets = np.frombuffer(data, np.uint8)
         odd = _odd(octets)
         return Characters(data, odd, octets[odd].astype(np.uint32))
-    points = np.frombuffer(encodable(text).encode("utf-32-le"), np.uint32)
-    odd = _odd(points)
-    return Characters(_narrow(points), odd, points[odd])
+    points = _points(text)
+    data = _narrow(points)
+    odd = _odd(np.frombuffer(data, np.uint8))
+    return Characters(data, odd, points[odd])
+
+
+def _points(text: str) -> Points:
+    try:
+        return np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    except UnicodeEncodeError:
+        return np.frombuffer(encodable(text).encode("utf-32-le"), np.uint32)
 
 
 def narrowed(text: str) -> bytes:
     """`characters(text).data` alone."""
     if text.isascii():
         return text.encode("ascii")
-    return _narrow(np.frombuffer(encodable(text).encode("utf-32-le"), np.uint32))
+    return _narrow(_points(text))
 
 
-def _narrow(points: Points) -> bytes:
+def _narrow(points: NDArray[Any]) -> bytes:
     low = points.astype(np.uint8)
     np.copyto(low, PLACEHOLDER, where=points > 127)
     return low.tobytes()
 
 
-def _odd(points: NDArray[Any]) -> Indices:
-    # Unsigned: what is below the blank wraps around.
-    places: Indices = np.flatnonzero((points - points.dtype.type(32)) > 94)
-    there = points[places]
-    kept: Indices = places[(there - points.dtype.type(9) > 1) & (there != 13)]
+def _odd(data: NDArray[np.uint8]) -> Indices:
+    # Unsigned: what is below the blank wraps around; so does the placeholder.
+    places: Indices = np.flatnonzero((data - np.uint8(32)) > 94)
+    there = data[places]
+    kept: Indices = places[(there - np.uint8(9) > 1) & (there != 13)]
     return kept
 
 
@@ -143,10 +151,11 @@ def folded(text: str, read: Characters) -> Folded:
     alone, several = sizes == 1, sizes > 1
     single = singles[read.points[alone]]
     new = expansions[_ramps(starts[read.points[several]], sizes[several])]
-    wide = bool(np.any(single > 127)) or bool(np.any(new > 127))
+    most = max(int(single.max(initial=0)), int(new.max(initial=0)))
+    kind, encoding = next(k for k in _KINDS if most <= k[0])[1:]
     # What is odd is overwritten or cut out below.
     low = np.frombuffer(bytearray(read.data.lower()), np.uint8)
-    points: NDArray[Any] = low.astype(np.uint32) if wide else low
+    points: NDArray[Any] = low.astype(kind, copy=False)
     points[read.odd[alone]] = single
     places = read.odd[~alone]
     offsets = None
@@ -158,10 +167,12 @@ def folded(text: str, read: Characters) -> Folded:
         points = points[kept]
         if len(new):
             points = _inserted(points, _ramps(offsets.begins[sizes[~alone] > 1], sizes[several]), new)
-    if wide:
-        return Folded(points.tobytes().decode("utf-32-le"), _narrow(points), offsets)
-    data = points.tobytes()
-    return Folded(data.decode("ascii"), data, offsets)
+    data = points.tobytes() if encoding == "ascii" else _narrow(points)
+    return Folded(points.tobytes().decode(encoding), data, offsets)
+
+
+# By the highest code point of a text: the narrowest numbers that hold it.
+_KINDS = ((0x7F, np.uint8, "ascii"), (0xFFFF, np.uint16, "utf-16-le"), (0x10FFFF, np.uint32, "utf-32-le"))
 
 
 def _inserted(points: NDArray[Any], at: Indices, new: Points) -> NDArray[Any]:

@@ -22,17 +22,16 @@ SPOT_CHARS = 16
 CONTEXT_CHARS = MARGIN + SPOT_CHARS
 """A decoded region takes so many characters with it that stand before its first spot."""
 
-_SELECTORS = re2.compile(r"[\x{fe00}-\x{fe0f}\x{e0100}-\x{e01ef}]+\z")
+_SELECTOR = r"[\x{fe00}-\x{fe0f}\x{e0100}-\x{e01ef}]"
 
 
 def pending(canonical: Canonical) -> int:
     """The index, in the original, of the first character that is not settled yet. len(original) when all of it is."""
     text, original = canonical.text, canonical.original
     folded = min(max(0, len(text) - CONTEXT_CHARS), *(PENDING[d.read](text) for d in decoding.FOLDED))
-    hidden = _SELECTORS.search(original)
     return min(
         canonical.span(folded, folded)[0],
-        hidden.start() if hidden is not None else len(original),
+        _hidden(original),
         *(PENDING[d.read](original) for d in decoding.ORIGINAL),
     )
 
@@ -76,6 +75,7 @@ def _earliest(*starts: Callable[[str], int]) -> Callable[[str], int]:
     return lambda text: min(start(text) for start in starts)
 
 
+_hidden = _earliest(_tail(f"{_SELECTOR}+"), _chain((re2.compile(f"{_SELECTOR}{{3,}}"), MARGIN)))
 _letters_apart = _tail(r"(?:[^\s.,_*\-][ .,_*\-\n]{1,3})*[^\s.,_*\-][ .,_*\-\n]{0,3}")
 _digits_for_letters = _tail(r"[a-z@$][0134578@$!]+")
 _numbers = _tail(r"\b(?:[0-9]{2,3}[\s,;]+)+[0-9]{0,3}")

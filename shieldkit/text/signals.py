@@ -72,23 +72,38 @@ def signals(text: str) -> Iterator[Signal]:
         yield Signal("hidden_text", 0.95, *place)
     for place in _places(read, text, _OVERRIDE, _OVERRIDE_POINTS):
         yield Signal("bidi_override", 0.6, *place)
-    yield from _several("invisible_text", _places(read, text, _INVISIBLE, _INVISIBLE_POINTS), LEAST_INVISIBLE)
-    yield from _several("mixed_script", _places(read, text, _MIXED, _ALIKE_POINTS), LEAST_MIXED)
+    yield from _several(
+        "invisible_text", _places(read, text, _INVISIBLE, _INVISIBLE_POINTS, beside=True), LEAST_INVISIBLE
+    )
+    yield from _several("mixed_script", _places(read, text, _MIXED, _ALIKE_POINTS, beside=True), LEAST_MIXED)
 
 
-def _places(read: Characters, text: str, pattern: Any, points: Ranges) -> Iterator[tuple[int, int]]:
+def _places(
+    read: Characters, text: str, pattern: Any, points: Ranges, beside: bool = False
+) -> Iterator[tuple[int, int]]:
     """Where a pattern matches whose matches all hold a character of `points`."""
-    for start, end in _near(read, points, 1):
+    for start, end in _near(read, points, 1, beside):
         for match in pattern.finditer(text[start:end]):
             yield start + match.start(), start + match.end()
 
 
-def _near(read: Characters, points: Ranges, margin: int) -> Iterator[tuple[int, int]]:
-    """The surroundings of the characters in some ranges of code points, in order; what touches is one."""
+def _near(read: Characters, points: Ranges, margin: int, beside: bool = False) -> Iterator[tuple[int, int]]:
+    """The surroundings of the characters in some ranges of code points, in order; what touches is one.
+
+    With `beside` only those that have an ASCII letter beside them.
+    """
     inside = np.zeros(len(read.points), np.bool_)
     for first, last in points:
         inside |= read.points - np.uint32(first) <= last - first
     places = read.odd[inside]
+    if beside and len(places):
+        letters = np.frombuffer(read.data, np.uint8) | np.uint8(32)
+        left, right = letters[np.maximum(places - 1, 0)], letters[np.minimum(places + 1, len(letters) - 1)]
+        # Inside a run of such characters there is none; a run is kept from end to end.
+        kept = (left - np.uint8(97) < 26) | (right - np.uint8(97) < 26)
+        kept[1:] |= np.diff(places) == 1
+        kept[:-1] |= np.diff(places) == 1
+        places = places[kept]
     if not len(places):
         return
     cuts = np.flatnonzero(np.diff(places) > 2 * margin) + 1
