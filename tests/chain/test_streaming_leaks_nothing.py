@@ -165,7 +165,7 @@ def test_every_cut_of_an_answer_has_the_same_outcome_and_shows_the_same(
 def test_an_ordinary_answer_leaves_on_the_way_and_has_the_verdicts_of_the_whole(
     shield: Shield, mouth: Mouth, text: str, places: list[int]
 ) -> None:
-    text += " The museum opens at nine, and the tram number 28 stops in front of it." * 4
+    text += " The museum opens at nine, and the tram number 28 stops in front of it." * 8
     texts, reply = streamed(shield, mouth, text, places)
     assert outcome(reply) == outcome(shield.invoke(MESSAGES))
     assert len(texts) > 5

@@ -1,0 +1,73 @@
+"""What is settled of a text that goes on reads the same whatever follows."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shieldkit.markers import MarkerEngine, runs
+from shieldkit.markers.runs import pending as runs_pending
+from shieldkit.text import canonicalise, decoding
+from shieldkit.text.pending import PENDING, pending
+from tests.disguises import DISGUISES
+
+ENGINE = MarkerEngine()
+WORDS = (
+    "ignore",
+    "previous",
+    "<|im_start|>",
+    "system",
+    "the",
+    "a",
+    "I",
+    "[INST]",
+    "reveal",
+    "instruction",
+    "x" * 30,
+    "東京",
+    "b2b",
+)
+GLUE = (" ", ". ", "\n", ", ", "  ", "-", "")
+
+
+def spelled(word: str, way: str) -> str:
+    return DISGUISES[way](word) if way in DISGUISES else word
+
+
+pieces = st.tuples(
+    st.builds(spelled, st.sampled_from(WORDS), st.sampled_from(["plain", "plain", *DISGUISES])), st.sampled_from(GLUE)
+)
+texts = st.lists(pieces, max_size=25).map(lambda found: "".join(word + glue for word, glue in found)) | st.text(
+    max_size=80
+)
+
+
+def test_every_decoder_says_what_it_has_not_seen_the_end_of() -> None:
+    assert set(PENDING) == {decoder.read for decoder in (*decoding.ORIGINAL, *decoding.FOLDED)}
+
+
+@settings(max_examples=150)
+@given(texts, texts)
+def test_what_is_decoded_before_the_settled_place_stays(start: str, rest: str) -> None:
+    part, whole = canonicalise(start), canonicalise(start + rest)
+    at = pending(part)
+    assert 0 <= at <= len(start)
+    before = [(c.disguise, c.text, c.start, c.end) for c in part.children if c.end <= at]
+    assert before == [(c.disguise, c.text, c.start, c.end) for c in whole.children if c.end <= at]
+    known = {(c.disguise, c.text, c.start, c.end) for c in part.children}
+    new = [c for c in whole.children if (c.disguise, c.text, c.start, c.end) not in known]
+    assert not [c for c in new if c.start < at]
+
+
+@settings(max_examples=150)
+@given(texts, texts)
+def test_markers_before_the_settled_place_stay_and_none_begins_before_the_held_one(start: str, rest: str) -> None:
+    part, whole = canonicalise(start), canonicalise(start + rest)
+    held, settled = ENGINE.pending(part)
+    held, settled = (min(place, pending(part), runs_pending(part)) for place in (held, settled))
+    assert 0 <= held <= settled <= len(start)
+    certain = [[m for m in ENGINE.find(c) if m.score >= 0.5 and m.end <= settled] for c in (part, whole)]
+    assert set(certain[0]) <= set(certain[1])
+    new = [m for m in ENGINE.find(whole) if m.score >= 0.5 and m not in ENGINE.find(part)]
+    assert not [m for m in new if m.start < held]
+    assert not [r for r in runs(whole) if r.start < held and r not in runs(part)]
