@@ -10,6 +10,7 @@ callbacks, as agents do, gets those that have passed the guards and no others.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,7 @@ from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, R
 from langchain_core.runnables.config import ensure_config
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
+from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SkipValidation
 
 from shieldkit.adapters.langchain.config import principal_of
@@ -171,12 +173,13 @@ class ShieldedChatModel(BaseChatModel):
         gate = compile_schema(schema if known else convert_to_json_schema(schema))
         told = {"kwargs": {"method": method, "strict": strict}, "schema": convert_to_json_schema(schema)}
         bound = {_SCHEMA: gate, "ls_structured_output_format": told}
+        parsed = partial(_parsed, None if known or not is_basemodel_subclass(schema) else schema)
         if not include_raw:
-            return self.bind(**bound, **{_ON_REFUSAL: "raise"}) | RunnableLambda(_parsed)
+            return self.bind(**bound, **{_ON_REFUSAL: "raise"}) | RunnableLambda(parsed)
         raw = RunnableMap(raw=self.bind(**bound, **{_ON_REFUSAL: "message"}))
         found = itemgetter("raw")
         return raw | RunnablePassthrough.assign(
-            parsed=found | RunnableLambda(_parsed_or_none), parsing_error=found | RunnableLambda(refused_message)
+            parsed=found | RunnableLambda(parsed), parsing_error=found | RunnableLambda(refused_message)
         )
 
     # -- inside -----------------------------------------------------------------------------------------------------
@@ -281,9 +284,7 @@ def _schema_of(response_format: Any) -> SchemaGate | None:
     return compile_schema(schema)
 
 
-def _parsed(message: AIMessage) -> Any:
-    return message.additional_kwargs["parsed"]
-
-
-def _parsed_or_none(message: AIMessage) -> Any:
-    return message.additional_kwargs.get("parsed")
+def _parsed(of_pydantic_1: Any, message: AIMessage) -> Any:
+    """The value that the gate has passed; as the model's own class where that is one of pydantic 1, which no gate knows."""
+    value = message.additional_kwargs.get("parsed")
+    return value if of_pydantic_1 is None or value is None else of_pydantic_1(**value)

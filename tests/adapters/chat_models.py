@@ -29,7 +29,7 @@ def _loaded(path: str) -> tuple[Any, threading.Lock]:
     from llama_cpp import Llama
 
     # One thread: on shared cores more of them wait for each other. The default seed is random.
-    return Llama(path, n_ctx=4096, n_threads=1, verbose=False, seed=7), threading.Lock()
+    return Llama(path, n_ctx=4096, n_threads=1, n_threads_batch=1, verbose=False, seed=7), threading.Lock()
 
 
 class ChatLlama(BaseChatModel):

@@ -14,8 +14,8 @@ from langchain_core.tools import tool
 from pydantic import BaseModel
 
 from shieldkit import Policy, Refused, Shield
-from shieldkit.adapters.langchain import RefusedByShield, ShieldedChatModel, ShieldMiddleware
-from shieldkit.backends import LlamaCpp
+from shieldkit.adapters.langchain import RefusedByShield, ShieldedChatModel, ShieldMiddleware, ShieldRunnable
+from shieldkit.backends import LangChainModel, LlamaCpp
 from shieldkit.errors import ConfigurationError
 from shieldkit.tools import leave_to_host
 from tests.adapters.chat_models import ChatLlama, ScriptedChat, smollm2_file
@@ -220,6 +220,10 @@ async def test_nothing_of_the_model_inside_reaches_callbacks_on_any_path() -> No
         assert SECRET not in "".join(tokens.said)
     events = [e async for e in around(answer).astream_events("hi", version="v2")]
     assert events and SECRET not in str(events)
+    tokens = Tokens()
+    with Shield("builtin:default", LangChainModel(ScriptedChat(answers=[answer]), context_tokens=8192)) as shield:
+        list(ShieldRunnable(shield).stream("hi", {"callbacks": [tokens]}))
+    assert SECRET not in "".join(tokens.said)
     agent = create_agent(around(answer), [])
     modes: Any = ["messages", "updates", "values", "custom", "debug"]
     shown = [part async for part in agent.astream({"messages": [HumanMessage("hi")]}, stream_mode=modes)]
