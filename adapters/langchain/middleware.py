@@ -1,8 +1,8 @@
 """A shield in an agent of langchain 1.x: what the model reads, what it answers, and which calls are run.
 
-    create_agent(model, tools, middleware=[ShieldMiddleware(shield)])
+    create_agent(model, tools, middleware=[..., ShieldMiddleware(shield)])
 
-Put it first, so that it stands around all other middleware. What is judged when:
+Put it last, so that it sees what the other middleware makes of messages and calls. What is judged when:
 
     before the model   user turns, tool results and documents that are new; a result that is refused is withheld
     after the model    the answer, against the system prompt and the policy's output guards
@@ -48,9 +48,13 @@ ApproverLike: TypeAlias = "Approver | Callable[[ApprovalRequest], Awaitable[bool
 
 
 class ShieldState(AgentState[Any]):
-    """What the middleware keeps in the agent's state: where text was from, also when the messages are gone."""
+    """What the middleware keeps in the agent's state: where text was from, also when the messages are gone.
+
+    `shieldkit_called` are the tools of the last answer, whose results the model will have read by its next turn.
+    """
 
     shieldkit_origins: NotRequired[Annotated[list[str], PrivateStateAttr]]
+    shieldkit_called: NotRequired[Annotated[list[str], PrivateStateAttr]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +132,19 @@ class ShieldMiddleware(AgentMiddleware[ShieldState, Any, Any]):
         """`wrap_tool_call` for async agents."""
         return await _adrive(self._around_tool(request, handler))
 
+    def after_model(self, state: ShieldState, runtime: Any) -> dict[str, Any] | None:
+        """Note which tools are called, before anything can drop what they bring."""
+        last = state["messages"][-1] if state["messages"] else None
+        called = sorted({call["name"] for call in last.tool_calls}) if isinstance(last, AIMessage) else []
+        return {"shieldkit_called": called} if called or state.get("shieldkit_called") else None
+
     # -- what the model reads ---------------------------------------------------------------------------------------
 
     def _before(self, state: ShieldState) -> _Steps[dict[str, Any] | None]:
         messages: list[BaseMessage] = list(state["messages"])
         known = set(state.get("shieldkit_origins") or ())
-        origins = known | {_written(o) for o in origins_of(Conversation.of(messages))} if messages else known
+        origins = known | {_written(Origin(Role.TOOL, name)) for name in state.get("shieldkit_called") or ()}
+        origins |= {_written(o) for o in origins_of(Conversation.of(messages))} if messages else set()
         update: dict[str, Any] = {"shieldkit_origins": sorted(origins)} if origins != known else {}
         read, refusal = yield from self._read(messages)
         changed: list[BaseMessage] = [new for old, new in zip(messages, read, strict=True) if new is not old]

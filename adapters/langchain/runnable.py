@@ -25,8 +25,8 @@ from shieldkit.adapters.langchain.messages import (
     rewritten,
 )
 from shieldkit.backends.base import CallOptions
-from shieldkit.outcome import Action, Reply, Screening, Stage
-from shieldkit.shield import Shield, StreamEvent
+from shieldkit.outcome import Action, Reply, Screening, Stage, StreamEvent
+from shieldkit.shield import Shield
 
 T = TypeVar("T")
 

@@ -245,6 +245,31 @@ def test_a_real_streaming_model_is_shown_token_by_token_past_middleware_and_in_o
     assert len(chunks(ShieldedChatModel(model=inner, policy=policy, context_tokens=4096))) == 1
 
 
+WINDOWED = Policy.from_yaml("name: x\nstreaming: {mode: windowed}\nguards: {markers: {}, leak: {}}")
+
+
+@pytest.mark.parametrize("as_model", [True, False])
+async def test_where_the_policy_streams_text_leaves_screened_and_a_refusal_ends_it(as_model: bool) -> None:
+    def made(answer: str, **more: Any) -> Any:
+        if as_model:
+            return around(answer, policy=WINDOWED, **more)
+        backend = LangChainModel(ScriptedChat(answers=[answer]), context_tokens=8192)
+        return ShieldRunnable(Shield(WINDOWED, backend), **more)
+
+    plain = "All is quiet on the western front today. " * 20
+    chunks = list(made(plain).stream("hi"))
+    assert len(chunks) > 3 and "".join(c.text for c in chunks) == plain
+    assert chunks[-1].chunk_position == "last" and chunks[-1].usage_metadata is not None
+    assert "".join([c.text async for c in made(plain).astream("hi")]) == plain
+    leaking = plain + f"The key is {SECRET}. " + plain
+    chunks = list(made(leaking).stream("hi"))
+    assert len(chunks) > 3 and SECRET not in str(chunks) and plain.startswith(chunks[0].text)
+    assert "refusal" in chunks[-1].additional_kwargs
+    assert chunks[-1].response_metadata["finish_reason"] == "content_filter"
+    with pytest.raises(Refused):
+        list(made(leaking, on_refusal="raise").stream("hi"))
+
+
 # -- both together ------------------------------------------------------------------------------------------------------
 
 APPROVE = Policy.from_yaml("""

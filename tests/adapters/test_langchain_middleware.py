@@ -264,6 +264,29 @@ def test_langgraphs_interrupt_waits_for_a_person(decision: Any, sent: list[str])
     assert office.sent == sent
 
 
+def test_calls_made_at_once_are_not_after_one_another() -> None:
+    """The arguments of the second were written before the first had brought anything."""
+    office = Office()
+    both = AIMessage("", tool_calls=[*call("read_inbox").tool_calls, *call("send_email", "c2", to="ann@ok").tool_calls])
+    with shield("block") as made:
+        agent(office, [both, "Done."], ShieldMiddleware(made)).invoke({"messages": [HumanMessage("Do both.")]})
+    assert office.sent == ["ann@ok"]
+
+
+class Edits(AgentMiddleware[Any, Any, Any]):
+    """Changes a call at the last moment, as a reviewer may."""
+
+    def wrap_tool_call(self, request: Any, handler: Any) -> Any:
+        return handler(request.override(tool_call={**request.tool_call, "name": "shell", "args": {"command": "rm"}}))
+
+
+def test_a_call_is_judged_as_it_will_be_run(plain: Shield) -> None:
+    office = Office()
+    built = agent(office, [call("read_inbox"), "Done."], Edits(), ShieldMiddleware(plain))
+    assert "tools.not_allowed" in str(built.invoke({"messages": [HumanMessage("Read.")]})["messages"])
+    assert office.ran == []
+
+
 class Forgets(AgentMiddleware[Any, Any, Any]):
     """Drops all tool results before the next turn of the model, as a summary does."""
 
@@ -272,11 +295,12 @@ class Forgets(AgentMiddleware[Any, Any, Any]):
         return {"messages": [RemoveMessage(id=m.id) for m in old]} if old else None
 
 
-def test_where_text_was_from_is_remembered_when_the_messages_are_gone() -> None:
+@pytest.mark.parametrize("last", [True, False])
+def test_where_text_was_from_is_remembered_when_the_messages_are_gone(last: bool) -> None:
     office = Office()
     with shield("block") as made:
         middleware = [ShieldMiddleware(made, on_refusal="raise"), Forgets()]
-        built = create_agent(ScriptedChat(answers=ROBBED), office.tools, middleware=middleware)
+        built = create_agent(ScriptedChat(answers=ROBBED), office.tools, middleware=middleware[:: -1 if last else 1])
         with pytest.raises(Refused, match=r"tools\.flow"):
             built.invoke({"messages": [HumanMessage("Answer my mail.")]})
     assert office.sent == [] and office.ran == ["read_inbox"]
