@@ -170,10 +170,11 @@ class ShieldedChatModel(BaseChatModel):
         if kwargs:
             raise ValueError(f"with_structured_output does not take {', '.join(sorted(kwargs))}")
         known = isinstance(schema, type) and issubclass(schema, BaseModel)
+        of_pydantic_1 = isinstance(schema, type) and not known and is_basemodel_subclass(schema)
         gate = compile_schema(schema if known else convert_to_json_schema(schema))
         told = {"kwargs": {"method": method, "strict": strict}, "schema": convert_to_json_schema(schema)}
         bound = {_SCHEMA: gate, "ls_structured_output_format": told}
-        parsed = partial(_parsed, None if known or not is_basemodel_subclass(schema) else schema)
+        parsed = partial(_parsed, schema if of_pydantic_1 else None)
         if not include_raw:
             return self.bind(**bound, **{_ON_REFUSAL: "raise"}) | RunnableLambda(parsed)
         raw = RunnableMap(raw=self.bind(**bound, **{_ON_REFUSAL: "message"}))

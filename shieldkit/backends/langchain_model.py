@@ -20,6 +20,9 @@ from shieldkit.conversation import Conversation
 from shieldkit.errors import BackendBusy, BackendError, BackendTimeout, ConfigurationError, ContextExceeded
 
 BYTES_A_TOKEN = 1024
+# Contexts travel to worker threads and event loops, and with them the caller's callbacks: through these a host streams
+# what a model says before any guard has read it. With a list of its own, the model inside has none of them.
+_ALONE: dict[str, Any] = {"callbacks": []}
 _LIMITS = ("max_tokens", "max_output_tokens", "num_predict", "max_completion_tokens")
 _REASONS: Mapping[str, str] = {
     "max_tokens": "length", "length": "length", "MAX_TOKENS": "length", "tool_calls": "tool_calls",
@@ -124,7 +127,7 @@ class LangChainModel:
         runnable, messages, keywords, tokens = self._asked(request)
         try:
             message = self._loop.run(
-                lambda: runnable.ainvoke(messages, **keywords), request.deadline, request.cancelled
+                lambda: runnable.ainvoke(messages, _ALONE, **keywords), request.deadline, request.cancelled
             )
         except Exception as error:
             raise _mapped(error) from None
@@ -138,7 +141,7 @@ class LangChainModel:
         length = 0
 
         def chunks() -> AsyncIterator[Any]:
-            found: AsyncIterator[Any] = runnable.astream(messages, **keywords)
+            found: AsyncIterator[Any] = runnable.astream(messages, _ALONE, **keywords)
             return found
 
         arriving = self._loop.iterate(chunks, request.deadline, request.cancelled)

@@ -32,9 +32,6 @@ def weather(place: str) -> str:
     return f"Sunny in {place}."
 
 
-pytest.importorskip("shieldkit.backends.langchain_model")
-
-
 def around(*answers: Any, policy: Any = "builtin:default", **more: Any) -> ShieldedChatModel:
     return ShieldedChatModel(model=ScriptedChat(answers=list(answers)), policy=policy, context_tokens=8192, **more)
 
@@ -194,7 +191,7 @@ class Tokens(BaseCallbackHandler):
 def streamed(model: Any, *middleware: Any) -> str:
     """What an agent shows of a model's tokens, as they come."""
     agent = create_agent(model, [], middleware=middleware)
-    shown = agent.stream({"messages": [HumanMessage("What is the key?")]}, stream_mode="messages")
+    shown = agent.stream({"messages": [HumanMessage("Please look it up for me.")]}, stream_mode="messages")
     return "".join(message.text for message, _ in shown if isinstance(message, AIMessageChunk))
 
 

@@ -73,7 +73,6 @@ class AroundALlamaChatModel(Guarded):
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        pytest.importorskip("shieldkit.backends.langchain_model")
         return {"model": ChatLlama(path=str(smollm2_file())), "policy": POLICY, "context_tokens": 4096}
 
 
@@ -97,7 +96,6 @@ class AroundAModelThatCallsTools(Guarded):
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        pytest.importorskip("shieldkit.backends.langchain_model")
         return {"model": ScriptedChat(answers=[calls_tools]), "policy": POLICY, "context_tokens": 4096}
 
 
