@@ -1,4 +1,4 @@
-"""One pass of one compiled pattern over folded text; each match is then told apart.
+"""One pass of a set of patterns over folded text, one pattern where something of it is, and each match told apart.
 
 Known tokens, the backend's own, their spellings in rot13 and backwards, and the shapes of unknown ones are alternatives
 of a single RE2 pattern: linear time, whatever the text. Scores: a known token as it is spelled is 1; the same disguised

@@ -21,6 +21,7 @@ LEAST_RUN, LEAST_WORDS, LEAST_BLANK = 400, 1200, 6000
 CERTAIN_RUN = 8000
 MAX_UNIT = 16
 STRIDE = 64
+SAMPLES = LEAST_RUN // STRIDE - 1
 
 
 def runs(canonical: Canonical) -> Iterator[Marker]:
@@ -32,9 +33,12 @@ def runs(canonical: Canonical) -> Iterator[Marker]:
     if len(data) < LEAST_RUN:
         return
     samples = np.ascontiguousarray(data[: len(data) // STRIDE * STRIDE].reshape(-1, STRIDE)[:, : MAX_UNIT + 1].T)
+    alike = samples[1:] == samples[0]
     taken = 0
-    for unit in range(1, MAX_UNIT + 1):
-        for start, end in _periodic(canonical.text, data, samples[0] == samples[unit], unit):
+    # Most texts have no unit at all with as many samples alike as a run shows.
+    for row in np.flatnonzero(np.count_nonzero(alike, axis=1) >= SAMPLES).tolist():
+        unit = row + 1
+        for start, end in _periodic(canonical.text, data, alike[row], unit):
             if start >= taken and end - start >= (least := _least(canonical.text[start : start + unit])):
                 taken = end
                 certain = min(1.0, (end - start - least) / CERTAIN_RUN)
@@ -59,13 +63,12 @@ def _periodic(text: str, data: Octets, alike: NDArray[np.bool_], unit: int) -> I
     `alike` says so for every `STRIDE`th character. A run that long shows in several samples in a row; only there is
     every character compared.
     """
-    least = LEAST_RUN // STRIDE - 1
-    several = alike[least - 1 :].copy()
-    for k in range(least - 1):
+    several = alike[SAMPLES - 1 :].copy()
+    for k in range(SAMPLES - 1):
         several &= alike[k : k + len(several)]
     if not several.any():
         return
-    for start, end in _stretches(alike, least):
+    for start, end in _stretches(alike, SAMPLES):
         low, high = max(0, (start - 1) * STRIDE), min(len(data) - unit, (end + 1) * STRIDE)
         same = data[low:high] == data[low + unit : high + unit]
         for first, last in _stretches(same, LEAST_RUN - unit):

@@ -3,8 +3,14 @@
 Its modules:
 
     folding.py    one code point to what it stands for (Unicode NFKD, case folding, UTS #39 confusables)
-    decoding.py   encodings and spellings, each found in one linear sweep and decoded as a view of its own
-    canonical.py  both together, and the map back
+    sieve.py      where in a long text anything of a set of patterns can be
+    encodings.py  escapes, base64, hex, character codes, hidden bytes
+    spellings.py  letters set apart, digits for letters, rot13, backwards, Morse
+    words.py      what tells a text that was decoded rightly from noise
+    regions.py    places that belong together, and how much around them is read with them
+    decoding.py   all decoders, and the sweep that leads to them
+    canonical.py  folding and decoding together, and the map back
+    pending.py    from where on a text that goes on is not settled
     digests.py    what caches know a text by
     signals.py    what a disguise says by itself: invisible text, bidi overrides, hidden payloads
 """
