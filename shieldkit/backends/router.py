@@ -9,7 +9,6 @@ for those after them. Text of a conversation is sent to no route that the policy
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from shieldkit.backends.base import Backend, Completion, CompletionRequest, can_stream
 from shieldkit.backends.breaker import Breaker
+from shieldkit.backends.failures import pause_before_next_s, reason_of, tells_of_the_server, typed
 from shieldkit.backends.routes import FORBIDS, PassedOver, Route
 from shieldkit.budget import Charge, Exceeded, Ledger, MemoryLedger, Reservation
 from shieldkit.conversation import Conversation
@@ -34,9 +34,6 @@ from shieldkit.telemetry.events import emit
 
 if TYPE_CHECKING:
     from shieldkit.policy.model import RoutingSettings
-
-PAUSE_S, MOST_PAUSE_S = 0.2, 5.0
-_random = random.SystemRandom()
 
 
 @dataclass(slots=True)
@@ -225,11 +222,11 @@ class Router:
                 raise
             except Exception as error:
                 if way.request.cancelled.is_set() or given:
-                    raise _typed(error, route) from None
+                    raise typed(error, route.name) from None
                 way.errors.append(error)
-                pause_s = _pause_s(error, attempt, way.request.deadline)
+                pause_s = pause_before_next_s(error, attempt, way.request.deadline)
                 if pause_s is None or attempt + 1 == route.attempts:
-                    raise _NotTaken(_reason(error)) from None
+                    raise _NotTaken(reason_of(error)) from None
             finally:
                 answer.close()
             if way.request.cancelled.wait(pause_s):
@@ -257,7 +254,9 @@ class Router:
             completion = yield from _bits(route.backend, request, way.streams)
             used = Usage(completion.input_tokens, completion.output_tokens)
         except BaseException as error:
-            said_something = _tells_of_the_route(error) and not request.cancelled.is_set()
+            said_something = (
+                not isinstance(error, _NotTaken) and tells_of_the_server(error) and not request.cancelled.is_set()
+            )
             (breaker.failed if said_something else breaker.withdrawn)()
             if request.progress.output_tokens:
                 used = Usage(request.progress.input_tokens or 0, request.progress.output_tokens)
@@ -320,42 +319,6 @@ def _bits(backend: Backend, request: CompletionRequest, streams: bool) -> Genera
     finally:
         getattr(answer, "close", lambda: None)()
     raise BackendUnavailable("the stream ended without a completion")
-
-
-_MAY_PASS = (BackendBusy, BackendTimeout, BackendUnavailable)
-_REASONS: tuple[tuple[type[Exception], str], ...] = (
-    (BackendBusy, "busy"), (BackendTimeout, "timeout"), (BackendUnavailable, "unavailable"), (ContextExceeded, "context"),
-)  # fmt: skip
-
-
-def _reason(error: Exception) -> str:
-    return next((reason for kind, reason in _REASONS if isinstance(error, kind)), "failed")
-
-
-def _tells_of_the_route(error: BaseException) -> bool:
-    """What a request brings about by itself (too long, refused) must not close the route for all others."""
-    return isinstance(error, _MAY_PASS) or (
-        isinstance(error, Exception) and not isinstance(error, BackendError | _NotTaken)
-    )
-
-
-def _pause_s(error: Exception, attempt: int, deadline: float) -> float | None:
-    """How long to wait before the next attempt: full jitter, or what the server asks for. None: do not try again.
-
-    Exponential back-off with full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
-    """
-    if not isinstance(error, _MAY_PASS):
-        return None
-    pause_s = _random.uniform(0.0, min(MOST_PAUSE_S, PAUSE_S * 2**attempt))
-    if isinstance(error, BackendBusy) and error.retry_after_s is not None:
-        if error.retry_after_s > MOST_PAUSE_S:
-            return None
-        pause_s += error.retry_after_s
-    return pause_s if time.monotonic() + pause_s < deadline else None
-
-
-def _typed(error: Exception, route: Route) -> BackendError:
-    return error if isinstance(error, BackendError) else BackendError(f"{route.name} failed ({type(error).__name__})")
 
 
 def _none_answered(way: _Way) -> BackendError:
