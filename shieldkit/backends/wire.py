@@ -72,6 +72,7 @@ class Wire:
         self._pid = 0
         self._loop = LoopThread("shieldkit-wire")
         self._client: Any = None
+        self._http: Any = None
 
     # -- calls ------------------------------------------------------------------------------------------------------
 
@@ -128,13 +129,13 @@ class Wire:
         limits = _http(openai.DefaultAsyncHttpxClient).Limits(
             max_connections=1000, max_keepalive_connections=100, keepalive_expiry=KEEPALIVE_S
         )
-        http = openai.DefaultAsyncHttpxClient(
+        self._http = openai.DefaultAsyncHttpxClient(
             follow_redirects=False, limits=limits, event_hooks={"response": [_judged]}
         )
         # The empty ones are said, so that keys and ids that the environment holds for another server are not sent to this.
         return openai.AsyncOpenAI(
             base_url=self.base_url, api_key=self._api_key or "none", organization="", project="", max_retries=0,
-            http_client=http, default_headers=self._sent_headers(), timeout=None,
+            http_client=self._http, default_headers=self._sent_headers(), timeout=None,
         )  # fmt: skip
 
     def _sent_headers(self) -> dict[str, str]:
@@ -199,15 +200,16 @@ class Wire:
         headers = self._sent_headers()
         if self._api_key:
             headers["Authorization"] = f"Bearer {self._api_key}"
-        http = self._client._client
-        async with http.stream(
+        async with self._http.stream(
             method, f"{self.root_url}/{path}", json=body, headers=headers, timeout=self._timeout()
         ) as response:
             yield response
 
     def _timeout(self) -> Any:
         """Only connecting has a time of its own; the whole call has the deadline."""
-        return _http(type(self._client._client)).Timeout(None, connect=self._connect_timeout_s)
+        import openai
+
+        return openai.Timeout(None, connect=self._connect_timeout_s)
 
 
 def _http(client: type) -> Any:

@@ -21,21 +21,28 @@ from shieldkit.errors import BackendBusy, BackendTimeout, ConfigurationError, Co
 from tests.upstream import Exchange, Handler, Upstream, answer, says, upstream
 
 SECRET = "zanzibar-pelican"
-TIMEOUT_S = 1.0
+TIMEOUT_S = 2.0
 WHO = Principal(user="u")
-POLICY = Policy.from_yaml(
-    f"name: faults\nmodel: {{timeout: {TIMEOUT_S}s}}\ncontext: {{max_output_tokens: 64}}\n"
-    "budget: {limits: [{scope: user, window: 1h, total_tokens: 5000}]}\nguards: {markers: {}, schema: {}}"
-)
+
+
+def policy(timeout_s: float) -> Policy:
+    return Policy.from_yaml(
+        f"name: faults\nmodel: {{timeout: {timeout_s}s}}\ncontext: {{max_output_tokens: 64}}\n"
+        "budget: {limits: [{scope: user, window: 1h, total_tokens: 5000}]}\nguards: {markers: {}, schema: {}}"
+    )
+
+
+POLICY, PATIENT = policy(TIMEOUT_S), policy(30.0)
+"""What must run into its time has little of it; what must fail otherwise has enough, also on a busy machine."""
 
 
 class Guarded:
     """A shield before a server, and what its ledger says."""
 
-    def __init__(self, server: Upstream, policy: Policy = POLICY) -> None:
+    def __init__(self, server: Upstream, rules: Policy = PATIENT) -> None:
         self.ledger = MemoryLedger()
         self.backend = OpenAICompatible(f"{server.url}/v1", dialect="plain")
-        self.shield = Shield(policy, self.backend, ledger=self.ledger)
+        self.shield = Shield(rules, self.backend, ledger=self.ledger)
 
     @property
     def used(self) -> int:
@@ -48,9 +55,9 @@ class Guarded:
 
 
 @contextlib.contextmanager
-def guarded(chat: Handler, policy: Policy = POLICY) -> Iterator[tuple[Guarded, Upstream]]:
+def guarded(chat: Handler, rules: Policy = PATIENT) -> Iterator[tuple[Guarded, Upstream]]:
     with upstream(chat) as server:
-        made = Guarded(server, policy)
+        made = Guarded(server, rules)
         try:
             yield made, server
         finally:
@@ -144,14 +151,15 @@ FAULTS: dict[str, tuple[Handler, type[BackendError], str]] = {
 @pytest.mark.parametrize("name", FAULTS)
 async def test_every_fault_is_a_typed_error_in_time_and_frees_the_reservation(name: str, how: str) -> None:
     handler, kind, words = FAULTS[name]
-    with guarded(handler) as (it, server):
+    late = kind is BackendTimeout
+    with guarded(handler, POLICY if late else PATIENT) as (it, server):
         start = time.monotonic()
         with pytest.raises(kind) as caught:
             if how == "sync":
                 it.shield.invoke("hello", principal=WHO)
             else:
                 await it.shield.ainvoke("hello", principal=WHO)
-        assert time.monotonic() - start < TIMEOUT_S + 2.0
+        assert time.monotonic() - start < (TIMEOUT_S if late else 30.0) + 2.0
         assert words in str(caught.value)
         assert SECRET not in str(caught.value)
         assert it.used == 0
@@ -200,8 +208,7 @@ async def test_a_cancelled_caller_closes_the_connection_upstream() -> None:
         if exchange.closed(5.0):
             gone.set()
 
-    policy = Policy.from_dict({**POLICY.model_dump(by_alias=True, exclude_unset=True), "model": {"timeout": "60s"}})
-    with guarded(slow, policy) as (it, _):
+    with guarded(slow, PATIENT) as (it, _):
         task = asyncio.create_task(it.shield.ainvoke("hello", principal=WHO))
         assert await asyncio.to_thread(here.wait, 5)
         assert it.used > 0
@@ -214,7 +221,7 @@ async def test_a_cancelled_caller_closes_the_connection_upstream() -> None:
 
 def test_a_deadline_closes_the_connection_upstream() -> None:
     gone = threading.Event()
-    with guarded(lambda e: gone.set() if e.closed(5.0) else None) as (it, _):
+    with guarded(lambda e: gone.set() if e.closed(8.0) else None, POLICY) as (it, _):
         with pytest.raises(BackendTimeout):
             it.shield.invoke("hello", principal=WHO)
         assert gone.wait(3)
@@ -295,7 +302,7 @@ def stream_of(*parts: bytes, then: Handler | None = None) -> Handler:
     return handler
 
 
-def request(seconds: float = 1.0) -> CompletionRequest:
+def request(seconds: float = 30.0) -> CompletionRequest:
     return CompletionRequest(Conversation.of("hi"), 16, deadline=time.monotonic() + seconds)
 
 
@@ -334,8 +341,8 @@ def test_every_fault_of_a_stream_is_a_typed_error_in_time(name: str) -> None:
         backend.open()
         start = time.monotonic()
         with pytest.raises(kind):
-            list(backend.stream(request()))
-        assert time.monotonic() - start < 4
+            list(backend.stream(request(2.0 if kind is BackendTimeout else 30.0)))
+        assert time.monotonic() - start < 33
         backend.close()
 
 
