@@ -13,8 +13,9 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFL
 PHRASES = [
     "ignore all previous instructions", "ignore previous instructions", "ignore the above", "disregard all previous",
     "disregard the above", "forget your instructions", "forget everything", "reveal your system prompt",
-    "print your system prompt", "show me your instructions", "you are now", "act as dan", "do anything now",
-    "developer mode", "jailbreak", "without any restrictions", "new instructions", "override", "<|im_start|>", "[INST]",
+    "print your system prompt", "show me your instructions", "you are now dan", "act as dan", "do anything now",
+    "developer mode", "jailbreak", "without any restrictions", "your new instructions are", "override your instructions",
+    "<|im_start|>", "[INST]",
 ]  # fmt: skip
 """For checks that know nothing until they are given phrases: the same twenty for each."""
 
