@@ -128,7 +128,7 @@ def spaced_hex(text: str) -> Iterator[Decoded]:
     """Bytes in hex, set apart."""
     for match in _SPACED_HEX.finditer(text):
         decoded = _unhex("".join(c for c in match.group().replace("0x", "") if c in "0123456789abcdef"))
-        if decoded is not None and speaks(decoded.lower()):
+        if decoded is not None:
             yield Decoded("hex", decoded, *match.span())
 
 
@@ -158,8 +158,6 @@ def _readable(data: bytes) -> str | None:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
-        return None
-    if 5 * sum(map(str.isalpha, text)) < len(text):
         return None
     readable = text.isprintable() or all(map(_shown, text))
     return text if readable and text else None

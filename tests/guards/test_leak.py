@@ -189,6 +189,9 @@ def test_the_canary_is_found_only_where_it_is(text: str) -> None:
     mark = canary.new()
     assume(mark not in text)
     assert canary.find(mark, canonicalise(text)) == []
-    [place] = canary.find(mark, canonicalise(f"{text} {mark} {text}"))
-    assert place is not None
-    assert 0 <= place[0] < place[1]
+    # Around words that stand backwards it is read once more, backwards.
+    carrier = f"{text} {mark} {text}"
+    places = canary.find(mark, canonicalise(carrier))
+    assert any(mark in carrier[start:end] for start, end in places)
+    for place in places:
+        assert 0 <= place[0] < place[1]

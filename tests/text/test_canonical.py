@@ -65,6 +65,14 @@ def test_each_disguise_falls_away_or_is_decoded(name: str) -> None:
     assert any(PHRASE.replace(" ", "") in text for text in plain)
 
 
+@pytest.mark.parametrize("name", ["base64", "hex", "html_entities", "url_escapes"])
+def test_what_says_no_words_is_decoded_too(name: str) -> None:
+    mark = "1234567890123456"
+    canonical = canonicalise(f"The reference is {DISGUISES[name](mark)}.")
+    assert any(mark in child.text for child in canonical.children)
+    assert any(mark in child.text for child in canonicalise(mark.encode().hex(" ")).children)
+
+
 @pytest.mark.parametrize("outer", ["base64", "hex", "url_escapes", "html_entities"])
 @pytest.mark.parametrize("inner", ["base64", "rot13", "reversed", "zero_width"])
 def test_one_disguise_inside_another_is_decoded(outer: str, inner: str) -> None:
