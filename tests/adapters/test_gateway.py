@@ -312,7 +312,8 @@ def test_a_stream_in_windows_gives_text_before_its_end_and_nothing_that_a_guard_
         return [e.delta for e in events if e.type == "response.output_text.delta"], events
 
     keys = (ADMIN, Key(id="critical", sha256=digest_of("critical"), stream=False))
-    long = [f"word{i}" for i in range(200)]
+    # Words of letters: a row of words with digits in them may turn out to be leet, and is held until that is known.
+    long = "the rain falls on green hills while an old dog sleeps by our door".split() * 15
     with served(policy=WINDOWED, keys=keys, backend=Words(" ".join(long))) as there:
         given, _ = texts(there, "ops")
         assert len(given) > 2

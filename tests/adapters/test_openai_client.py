@@ -340,7 +340,7 @@ def test_a_time_limit_of_the_call_holds(upstream: Upstream) -> None:
 
 @pytest.mark.parametrize("mode", ["off", "windowed"])
 def test_a_stream_adds_up_to_the_answer(upstream: Upstream, mode: str) -> None:
-    words = [f"w{i}" for i in range(120)]
+    words = "the rain falls on green hills while an old dog sleeps by our door".split() * 9
     upstream.answer = " ".join(words)
     try:
         policy = POLICY.model_copy(update={"streaming": type(POLICY.streaming)(mode=mode)})
