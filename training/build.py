@@ -20,7 +20,11 @@ from pathlib import Path
 
 from shieldkit.injection.windows import line
 from training import sources
+from training.collected import HELD_OUT, collected
+from training.lines import lines
+from training.overlap import Overlap
 from training.sources import Example
+from training.teststrings import vetted
 
 SEED = 20261123
 WINDOW, STRIDE = 384, 192
@@ -79,7 +83,7 @@ def _cut(example: Example, rng: random.Random, most: int) -> Iterator[Example]:
     chosen = [spans[0], *rng.sample(spans[1:], min(most - 1, len(spans) - 1))]
     for k, (start, end) in enumerate(chosen):
         # Not every part of a long attack is one by itself.
-        doubt = 0.4 if k and example.direct else 1.0
+        doubt = 0.4 if k and (example.direct or example.data) else 1.0
         yield replace(example, text=example.text[start:end], weight=example.weight * doubt)
 
 
@@ -105,6 +109,45 @@ def _disguised(example: Example, rng: random.Random) -> Example:
     return replace(example, text=text, kind="disguised", weight=example.weight * 0.7)
 
 
+def _varied(example: Example, others: list[Example], rng: random.Random) -> Example:
+    """The same as somebody else would type it, or beside something ordinary."""
+    text, how = example.text, rng.choice(("lower", "bare", "typos", "upper", "polite", "before", "after", "after"))
+    if how == "lower":
+        text = text.lower()
+    elif how == "bare":
+        text = "".join(c for c in text if c.isalnum() or c.isspace())
+    elif how == "typos":
+        words = text.split(" ")
+        for k, word in enumerate(words):
+            if len(word) > 3 and rng.random() < 0.12:
+                at = rng.randrange(1, len(word) - 1)
+                words[k] = (
+                    word[:at]
+                    + rng.choice((word[at + 1] + word[at], word[at] * 2 + word[at + 1], word[at + 1]))
+                    + word[at + 2 :]
+                )
+        text = " ".join(words)
+    elif how == "upper":
+        text = text.upper()
+    elif how == "polite":
+        text = rng.choice(("hi, ", "Hello! ", "Please: ", "ok so ", "Hey there. ", "Question: ", "")) + text
+        text += rng.choice(("", " Thanks!", " thx", " Please.", " Thank you in advance.", "!!"))
+    else:
+        other = rng.choice(others).text[:250]
+        glue = rng.choice((" ", " ", "\n", "\n\n", " - "))
+        text = other + glue + text if how == "before" else text + glue + other
+    return replace(example, text=text, weight=example.weight * 0.8)
+
+
+def _trusted(corpus: list[Example]) -> list[Example]:
+    """What others collected, each row weighed by how well its label agrees with all the rest."""
+    found = [e for e in collected() if e.source not in HELD_OUT]
+    other = [e for e in [*corpus, *lines()] if e.kind not in ("encoded", "special_token") and len(e.text) < 3000]
+    labels = [int(e.direct == 1 or e.data == 1) for e in [*found, *other]]
+    trust = noise_weights([e.text[:3000] for e in [*found, *other]], labels)
+    return [replace(e, weight=e.weight * t) for e, t in zip(found, trust, strict=False)] + list(vetted())
+
+
 def build() -> Iterator[Example]:
     """All examples, in original text."""
     rng = random.Random(SEED)
@@ -119,8 +162,13 @@ def build() -> Iterator[Example]:
     ]
     corpus = [e for e in corpus if e.source != "S-Labs" or rng.random() < 0.6]
     known = _payload_lines([e for e in corpus if e.source.startswith("BIPIA") and e.data == 0])
-    packages = sources.packages()
-    written = sources.written(rng, 4500)
+    packages = [*sources.packages(), *_trusted(corpus)]
+    own = list(lines())
+    written = [*sources.written(rng, 3000), *own]
+    plain = [e for e in own if e.direct == 0 and e.role == "user" and len(e.text) < 300]
+    for e in [*own, *packages]:
+        if e.role == "user" and e.direct is not None and len(e.text) < 500 and e.weight >= 0.5:
+            yield _varied(e, plain, rng)
     for e in [*corpus, *packages, *written]:
         if e.source.startswith("BIPIA") and e.data == 1:
             yield from _with_payload(e, known)
@@ -157,9 +205,17 @@ def main() -> None:
     """Write the set: canonical text, and the decoded children of what is labelled."""
     from shieldkit.text import canonicalise
 
-    count = 0
+    count, left_out = 0, 0
+    held_out = Overlap(e.text for e in collected() if e.source in HELD_OUT and 1 in (e.direct, e.data))
+    measured = {
+        k: Overlap(e.text for e in sources.corpus() if k in e.folds) for k in sorted(set(sources.FOLD_OF.values()))
+    }
     with Path(sys.argv[1]).open("w", encoding="utf-8") as out:
         for e in build():
+            if e.source not in sources.FOLD_OF and e.text in held_out:
+                left_out += 1
+                continue
+            folds = e.folds | {k for k, texts in measured.items() if k not in e.folds and e.text in texts}
             canonical = canonicalise(e.text)
             views = [canonical.text, *(c.text for c in canonical.children[:3])]
             for k, view in enumerate(views):
@@ -174,14 +230,14 @@ def main() -> None:
                 if (direct, data) == (None, None) or not view.strip():
                     continue
                 row = {"text": view[:500], "direct": direct, "data": data, "source": e.source, "kind": e.kind,
-                       "weight": round(weight, 3), "folds": sorted(e.folds)}  # fmt: skip
+                       "weight": round(weight, 3), "folds": sorted(folds)}  # fmt: skip
                 out.write(json.dumps(row) + "\n")
                 count += 1
         if len(sys.argv) > 2:
             mined = Path(sys.argv[2]).read_text(encoding="utf-8")
             out.write(mined)
             count += mined.count("\n")
-    print(f"{count} examples")
+    print(f"{count} examples; {left_out} texts left out, since a held-out source has them too")
 
 
 if __name__ == "__main__":

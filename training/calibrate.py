@@ -7,7 +7,10 @@ ordinary windows, *certain* when higher than 999 in 1,000. Then the packed casca
 the packages in `SHIELDKIT_UNSEEN` and the prompts that are for evaluation only: a head's threshold is the lowest logit at which it
 raises no more alarms than `ALLOWED`. The slope is a convention, the same for both heads: 0.3 is 1.4 logits below 0.5.
 
-The encoder's file must be the one that ships; the calibration that is packed does not matter but for its `likely`.
+A short text is left to the sweep alone where that is lower than all but `MISSED` of short attacks; the encoder lets go after
+half of its layers what is lower there than all but `MISSED` of the attacks that it would have blocked.
+
+The encoder's files and the sweep must be the ones that ship; the calibration that is packed does not matter.
 """
 
 from __future__ import annotations
@@ -22,11 +25,12 @@ import numpy as np
 import torch
 
 from shieldkit.injection import Detector, load
-from shieldkit.injection.detector import MOST_LIKELY
+from shieldkit.injection.detector import MOST_LIKELY, SHORT
 from shieldkit.injection.features import Vocabulary, words
 from shieldkit.injection.windows import WINDOW, around_peaks
 from shieldkit.text import canonicalise
 from training import sources
+from training.collected import collected
 from training.sweep_model import Sweep, padded, rows_of, vocabulary
 
 MILLION_TOKENS = 4_500_000
@@ -34,7 +38,7 @@ MILLION_TOKENS = 4_500_000
 ALLOWED = {"haystack": 1.0, "unseen": 8.0}
 """Alarms a million tokens, for each head."""
 ALLOWED_CHATS = 0.01
-LIKELY, CERTAIN, SLOPE = 0.75, 0.999, 0.6
+LIKELY, CERTAIN, SLOPE, MISSED = 0.75, 0.999, 0.6, 0.005
 HEADS = {"direct": 0, "data": 1}
 
 
@@ -52,7 +56,7 @@ def swept(path: str) -> np.ndarray:
     for text in sources.haystacks().values():
         for _ in range(3000):
             at = rng.randrange(len(text) - WINDOW)
-            texts.append(fold(text[at : at + WINDOW])[0])
+            texts.append(fold(text[at : at + WINDOW]).text)
     found = []
     with torch.inference_mode():
         for start in range(0, len(texts), 128):
@@ -78,22 +82,45 @@ def ordinary() -> Iterator[tuple[str, str]]:
                 yield "unseen", text
 
 
-def encoded(detector: Detector, text: str, likely: np.ndarray, certain: np.ndarray) -> np.ndarray:
-    """The encoder's logits of every window that the cascade reads, shape (windows, 2)."""
+def views(detector: Detector, text: str, likely: np.ndarray, certain: np.ndarray) -> Iterator[tuple[str, str]]:
+    """The line and the whole of every window that the cascade reads of a long text."""
     canonical = canonicalise(text)
-    found = [np.full((1, 2), -30.0)]
     for part in (canonical.text, *(child.text for child in canonical.children)):
         read = detector.sweep.read(part)
         if len(read.logits):
             margin = ((read.logits - likely) / (certain - likely)).max(axis=1).astype(np.float32)
             windows = around_peaks(margin, read.begins, read.ends, len(part), certain=1.0, likely=0.0, most=MOST_LIKELY)
-            found += [((detector._logits(w.line(part)) + detector._logits(w.whole(part))) / 2)[None] for w in windows]
+            yield from ((w.line(part), w.whole(part)) for w in windows)
+
+
+def encoded(detector: Detector, text: str, likely: np.ndarray, certain: np.ndarray) -> np.ndarray:
+    """The encoder's logits of every window that the cascade reads, shape (windows, 2)."""
+    found = [np.full((1, 2), -30.0)]
+    for line, whole in views(detector, text, likely, certain):
+        found.append(((detector._logits(line, [0, 1]) + detector._logits(whole, [0, 1])) / 2)[None])
     return np.concatenate(found)
+
+
+def least(detector: Detector, attacks: list[str]) -> np.ndarray:
+    """The sweep's highest logit of each short attack, (attacks, 2)."""
+    return np.array([detector.sweep.read(canonicalise(text).text).top for text in attacks])
+
+
+def halves(detector: Detector, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The encoder's logits after half of its layers, and after all, of the first window of each text."""
+    encoder, early, late = detector.encoder, [], []
+    for text in texts:
+        ids = encoder._tokenizer.encode(canonicalise(text).text[:WINDOW], add_special_tokens=False).ids[:158]
+        hidden, first = encoder._lower.run(None, {"ids": np.array([[encoder._first, *ids, encoder._last]], np.int64)})
+        early.append(first[0])
+        late.append(encoder._upper.run(None, {"hidden": hidden})[0][0])
+    return np.array(early), np.array(late)
 
 
 def main() -> None:
     """Calibrate."""
     windows, detector = swept(sys.argv[1]), load()
+    detector.encoder._let_go = np.full(2, -np.inf, np.float32)
     likely, certain = np.quantile(windows, LIKELY, axis=0), np.quantile(windows, CERTAIN, axis=0)
     logits: dict[str, list[np.ndarray]] = {"haystack": [], "unseen": []}
     chars = dict.fromkeys(logits, 0)
@@ -102,6 +129,11 @@ def main() -> None:
         chars[kind] += len(text)
     chats = [e.text for e in sources.corpus() if e.source in sources.EVALUATION_ONLY]
     of_chats = np.array([encoded(detector, text, likely, certain).max(axis=0) for text in chats])
+    attacks = [
+        e.text for e in sources.corpus() if 1 in (e.direct, e.data) and e.kind not in ("encoded", "special_token")
+    ]
+    attacks = random.Random(4).sample(attacks, 1500) + [e.text for e in collected() if e.source == "promptlock"]
+    tops, (early, late) = least(detector, [t for t in attacks if len(t) <= SHORT]), halves(detector, attacks)
     out = []
     for head, k in HEADS.items():
         bars = [np.quantile(of_chats[:, k], 1 - ALLOWED_CHATS)] if head == "direct" else []
@@ -109,7 +141,10 @@ def main() -> None:
             top = np.sort(np.concatenate(logits[kind])[:, k])[::-1]
             bars.append(top[int(allowed * chars[kind] / MILLION_TOKENS)])
         shift = float(max(bars)) + 0.01
-        out.append([1.0, float(certain[k]) + 4.0, SLOPE, shift, float(likely[k]), float(certain[k])])
+        blocked = np.sort(early[late[:, k] >= shift, k])
+        let_go = min(float(blocked[int(MISSED * len(blocked))]), shift - 3.0)
+        lowest = float(np.quantile(tops[:, k], MISSED))
+        out.append([1.0, float(certain[k]) + 4.0, SLOPE, shift, float(likely[k]), float(certain[k]), let_go, lowest])
         print(f"{head}: bars {np.round(bars, 2)}, row {np.round(out[-1], 2)}")
     Path(sys.argv[2]).write_text(json.dumps({"rows": out}, indent=1) + "\n", encoding="utf-8")
 

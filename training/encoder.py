@@ -1,9 +1,10 @@
-"""Fine-tunes the first layers of MiniLM for the second stage, and exports them to ONNX.
+"""Fine-tunes MiniLM for the second stage.
 
     python -m training.encoder SET.jsonl OUT --fold K     trained without the sources of fold K (0: on everything)
 
-The encoder is all-MiniLM-L6-v2 (Apache-2.0; Wang et al. 2020, "MiniLM"), cut to its first layers, embeddings frozen. On
-top, for each head (direct, data), attention pooling beside mean pooling, and one linear layer.
+The encoder is all-MiniLM-L6-v2 (Apache-2.0; Wang et al. 2020, "MiniLM"), embeddings frozen. For each question (direct, data)
+it is read twice: after half of the layers, where most windows can be let go, and after all of them (early exit; Xin et al.
+2020, "DeeBERT"). A reading is attention pooling beside mean pooling, and one linear layer.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-LAYERS, WIDTH, HEADS, INNER, VOCABULARY, MOST = 3, 384, 12, 1536, 30522, 160
+LAYERS, EXIT, WIDTH, HEADS, INNER, VOCABULARY, MOST = 6, 3, 384, 12, 1536, 30522, 160
 
 
 class Layer(nn.Module):
@@ -41,37 +42,67 @@ class Layer(nn.Module):
         return self.norm2(x + self.drop(self.down(nn.functional.gelu(self.up(x)))))
 
 
-class Detector(nn.Module):
-    """Token ids (batch, tokens) to two logits (batch, 2): direct, data."""
+class Reading(nn.Module):
+    """Hidden states (batch, tokens, width) to two logits (batch, 2): direct, data."""
 
-    def __init__(self, layers: int = LAYERS) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.words, self.places = nn.Embedding(VOCABULARY, WIDTH), nn.Embedding(512, WIDTH)
-        self.kind = nn.Parameter(torch.zeros(WIDTH))
-        self.norm = nn.LayerNorm(WIDTH, eps=1e-12)
-        self.layers = nn.ModuleList(Layer() for _ in range(layers))
         self.look = nn.Linear(WIDTH, 2)
         self.drop = nn.Dropout(0.1)
         self.head = nn.Parameter(torch.randn(2, 2 * WIDTH) * 0.02)
         self.bias = nn.Parameter(torch.zeros(2))
 
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        alive = (ids != 0).float()
-        mask = (1.0 - alive) * -1e4
-        x = self.norm(self.words(ids) + self.places.weight[None, : ids.shape[1]] + self.kind)
-        for layer in self.layers:
-            x = layer(x, mask)
+    def forward(self, x: torch.Tensor, alive: torch.Tensor) -> torch.Tensor:
         mean = (x * alive[..., None]).sum(1) / alive.sum(1, keepdim=True)
-        look = torch.softmax(self.look(x) + mask[..., None], 1)
+        look = torch.softmax(self.look(x) + (alive[..., None] - 1.0) * 1e4, 1)
         seen = torch.einsum("btd,bth->bhd", x, look)
         both = torch.cat([seen, mean[:, None].expand(-1, 2, -1)], -1)
         return (self.drop(both) * self.head).sum(-1) + self.bias
 
 
-def pretrained(path: Path, layers: int = LAYERS) -> Detector:
+class Detector(nn.Module):
+    """Token ids (batch, tokens; 0 is nothing) to logits after half of the layers, and after all: (batch, 2) each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.places = nn.Embedding(VOCABULARY, WIDTH), nn.Embedding(512, WIDTH)
+        self.kind = nn.Parameter(torch.zeros(WIDTH))
+        self.norm = nn.LayerNorm(WIDTH, eps=1e-12)
+        self.layers = nn.ModuleList(Layer() for _ in range(LAYERS))
+        self.early, self.late = Reading(), Reading()
+
+    def lower(self, ids: torch.Tensor) -> torch.Tensor:
+        """The hidden states after half of the layers."""
+        x = self.norm(self.words(ids) + self.places.weight[None, : ids.shape[1]] + self.kind)
+        return self._through(x, (ids != 0).float(), slice(EXIT))
+
+    def upper(self, x: torch.Tensor, alive: torch.Tensor) -> torch.Tensor:
+        """Their logits after the others."""
+        return self.late(self._through(x, alive, slice(EXIT, None)), alive)
+
+    def _through(self, x: torch.Tensor, alive: torch.Tensor, which: slice) -> torch.Tensor:
+        for layer in self.layers[which]:
+            x = layer(x, (alive - 1.0) * 1e4)
+        return x
+
+    def forward(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x, alive = self.lower(ids), (ids != 0).float()
+        return self.early(x.detach(), alive), self.upper(
+            x, alive
+        )  # the early reading is not to bend what the late one needs
+
+
+def trained(path: Path | str) -> Detector:
+    """A trained detector, ready to be asked."""
+    model = Detector()
+    model.load_state_dict(torch.load(path))
+    return model.eval()
+
+
+def pretrained(path: Path) -> Detector:
     """The detector with MiniLM's weights in its encoder."""
     w = load_file(path)
-    m = Detector(layers)
+    m = Detector()
     e = "embeddings."
     state = {
         "words.weight": w[e + "word_embeddings.weight"], "places.weight": w[e + "position_embeddings.weight"],
@@ -80,12 +111,12 @@ def pretrained(path: Path, layers: int = LAYERS) -> Detector:
     names = {"query": "attention.self.query", "key": "attention.self.key", "value": "attention.self.value",
              "out": "attention.output.dense", "norm1": "attention.output.LayerNorm", "up": "intermediate.dense",
              "down": "output.dense", "norm2": "output.LayerNorm"}  # fmt: skip
-    for i in range(layers):
+    for i in range(LAYERS):
         for ours, theirs in names.items():
             for part in ("weight", "bias"):
                 state[f"layers.{i}.{ours}.{part}"] = w[f"encoder.layer.{i}.{theirs}.{part}"]
     missing, unexpected = m.load_state_dict(state, strict=False)
-    assert not unexpected and {n.split(".")[0] for n in missing} <= {"look", "head", "bias"}, (missing, unexpected)
+    assert not unexpected and {n.split(".")[0] for n in missing} <= {"early", "late"}, (missing, unexpected)
     return m
 
 
@@ -139,7 +170,6 @@ def main() -> None:
     p.add_argument("--examples", type=int, default=20000)
     p.add_argument("--epochs", type=int, default=1)
     p.add_argument("--start", help="go on from these weights")
-    p.add_argument("--layers", type=int, default=LAYERS)
     p.add_argument("--rate", type=float, default=1.5e-4)
     p.add_argument("--minutes", type=float, default=60, help="stop in time, whatever is left; the rate falls with it")
     p.add_argument("--base", type=Path, required=True, help="model.safetensors of all-MiniLM-L6-v2")
@@ -162,16 +192,14 @@ def main() -> None:
     ids = encode(tokenizer, [r["text"] for r in rows])
     labels = torch.tensor([[-1 if r[h] is None else r[h] for h in ("direct", "data")] for r in rows]).float()
     weights = torch.tensor([min(1.5, max(0.3, r["weight"])) for r in rows])
-    model = pretrained(a.base, a.layers)
+    model = pretrained(a.base)
     if a.start:
         model.load_state_dict(torch.load(a.start))
     for frozen in (model.words, model.places):
         frozen.weight.requires_grad_(False)
     model.kind.requires_grad_(False)
-    body = [
-        q for n, q in model.named_parameters() if q.requires_grad and n.split(".")[0] not in ("look", "head", "bias")
-    ]
-    top = [model.head, model.bias, *model.look.parameters()]
+    body = [q for n, q in model.named_parameters() if q.requires_grad and not n.startswith(("early", "late"))]
+    top = [*model.early.parameters(), *model.late.parameters()]
     plan = [b for _ in range(a.epochs) for b in batches(ids, 1024, rng)]
     optimiser = torch.optim.AdamW(
         [{"params": body, "lr": a.rate}, {"params": top, "lr": a.rate * 10}], weight_decay=0.01, fused=True
@@ -191,10 +219,11 @@ def main() -> None:
         said = (y >= 0).float() * weights[batch][:, None]
         soft = y.clamp(0, 1) * 0.996 + 0.002
         with torch.autocast("cpu", torch.bfloat16):  # twice as fast where the processor knows bfloat16
-            logits = model(x).float()
-        loss = (
-            nn.functional.binary_cross_entropy_with_logits(logits, soft, reduction="none") * said
-        ).sum() / said.sum().clamp(min=1)
+            early, late = (logits.float() for logits in model(x))
+        loss = sum(
+            (nn.functional.binary_cross_entropy_with_logits(logits, soft, reduction="none") * said).sum()
+            for logits in (early, late)
+        ) / said.sum().clamp(min=1)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(body + top, 1.0)

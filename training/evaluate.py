@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from training import sources
 from training.build import windows
+from training.collected import HELD_OUT, collected
 from training.sources import Example
 
 MOST = {"S-Labs": 3000, "CLINC150": 1200, "encoded": 962, "special_token": 350, "BIPIA-table": 450, "spikee": 900}
@@ -20,8 +21,14 @@ MOST = {"S-Labs": 3000, "CLINC150": 1200, "encoded": 962, "special_token": 350, 
 
 
 def texts(fold: int) -> Iterator[Example]:
-    """What is evaluated in a fold: whole texts, and windows of its haystacks. Fold 0: what no model is trained on."""
+    """What is evaluated in a fold: whole texts, and windows of its haystacks.
+
+    Fold 0: ordinary text that no model is trained on. Fold 9: collections that no model is trained on.
+    """
     rng = random.Random(99)
+    if fold == 9:
+        yield from (e for e in collected() if e.source in HELD_OUT)
+        return
     if fold == 0:
         yield from (e for e in sources.corpus() if e.source in sources.EVALUATION_ONLY)
         yield from (replace(e, kind="unseen") for e in sources.ordinary(rng, 400, sources.UNSEEN))
@@ -60,13 +67,10 @@ def score(fold: int, model_path: str, out_path: str) -> None:
 
     import torch
 
-    from training.encoder import Detector, encode, padded, wordpiece
+    from training.encoder import encode, padded, trained, wordpiece
 
     torch.set_num_threads(1)
-    state = torch.load(model_path)
-    model = Detector(1 + max(int(k.split(".")[1]) for k in state if k.startswith("layers.")))
-    model.load_state_dict(state)
-    model.eval()
+    model = trained(model_path)
     tokenizer = wordpiece(Path("shieldkit/embedding/minilm_vocab.txt"))
     examples = list(texts(fold))
     flat = [(i, view) for i, e in enumerate(examples) for view in views(e.text)[:40]]
@@ -76,7 +80,7 @@ def score(fold: int, model_path: str, out_path: str) -> None:
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         for start in range(0, len(order), 32):
             batch = order[start : start + 32]
-            for k, row in zip(batch, model(padded([ids[k] for k in batch])).float().tolist(), strict=True):
+            for k, row in zip(batch, model(padded([ids[k] for k in batch]))[1].float().tolist(), strict=True):
                 logits[flat[k][0]].append([round(v, 3) for v in row])
     with Path(out_path).open("w", encoding="utf-8") as out:
         for e, found in zip(examples, logits, strict=True):

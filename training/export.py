@@ -1,6 +1,6 @@
-"""Exports a trained encoder to ONNX with int8 weights, and says how far its logits are from the original's.
+"""Exports a trained encoder's halves to ONNX with int8 weights, and says how far its logits are from the original's.
 
-python -m training.export MODEL.pt OUT.onnx SET.jsonl
+python -m training.export MODEL.pt OUT_FOLDER SET.jsonl
 """
 
 from __future__ import annotations
@@ -17,57 +17,89 @@ import onnxruntime
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from training.encoder import Detector, encode, padded, wordpiece
+from training.encoder import Detector, encode, padded, trained, wordpiece
 
 
-def load(path: str) -> Detector:
-    """A trained detector, ready to be asked."""
-    state = torch.load(path)
-    model = Detector(1 + max(int(k.split(".")[1]) for k in state if k.startswith("layers.")))
-    model.load_state_dict(state)
-    return model.eval()
+class Lower(torch.nn.Module):
+    """Ids (1, tokens) to hidden states and early logits."""
+
+    def __init__(self, model: Detector) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = self.model.lower(ids)
+        return x, self.model.early(x, torch.ones_like(x[..., 0]))
+
+
+class Upper(torch.nn.Module):
+    """Hidden states (1, tokens, width) to logits."""
+
+    def __init__(self, model: Detector) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.model.upper(hidden, torch.ones_like(hidden[..., 0]))
+
+
+def written(half: torch.nn.Module, example: torch.Tensor, given: str, found: list[str], out: Path) -> None:
+    """Export a half to ONNX, with int8 weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder) / "plain.onnx"
+        torch.onnx.export(
+            half, (example,), str(plain), input_names=[given], output_names=found,
+            dynamic_axes={name: {1: "tokens"} for name in (given, *found) if name != "logits"}, opset_version=17, dynamo=False,
+        )  # fmt: skip
+        quantize_dynamic(
+            plain, out, op_types_to_quantize=["MatMul", "Gather"], per_channel=True, weight_type=QuantType.QInt8
+        )
+
+
+def session(path: Path) -> onnxruntime.InferenceSession:
+    """One thread."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(path), options)
 
 
 def main() -> None:
     """Export, quantise, compare."""
     torch.set_num_threads(1)
-    model = load(sys.argv[1])
-    out = Path(sys.argv[2])
-    with tempfile.TemporaryDirectory() as folder:
-        plain = Path(folder) / "plain.onnx"
-        torch.onnx.export(
-            model, (torch.ones(1, 12, dtype=torch.long),), str(plain), input_names=["ids"], output_names=["logits"],
-            dynamic_axes={"ids": {1: "tokens"}}, opset_version=17, dynamo=False,
-        )  # fmt: skip
-        quantize_dynamic(
-            plain, out, op_types_to_quantize=["MatMul", "Gather"], per_channel=True, weight_type=QuantType.QInt8
-        )
-        sessions = {}
-        for name, path in (("fp32", plain), ("int8", out)):
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = 1
-            sessions[name] = onnxruntime.InferenceSession(str(path), options)
+    model, folder = trained(sys.argv[1]), Path(sys.argv[2])
+    ids = torch.arange(1000, 1012)[None]
+    written(Lower(model), ids, "ids", ["hidden", "logits"], folder / "encoder_lower.onnx")
+    written(Upper(model), model.lower(ids).detach(), "hidden", ["logits"], folder / "encoder_upper.onnx")
+    lower, upper = session(folder / "encoder_lower.onnx"), session(folder / "encoder_upper.onnx")
     with Path(sys.argv[3]).open(encoding="utf-8") as lines:
         rows = [json.loads(line)["text"] for line in lines]
-    rows = rows[:: max(1, len(rows) // 400)]
-    ids = encode(wordpiece(Path("shieldkit/embedding/minilm_vocab.txt")), rows)
+    texts = encode(wordpiece(Path("shieldkit/embedding/minilm_vocab.txt")), rows[:: max(1, len(rows) // 400)])
+    off: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     with torch.inference_mode():
-        want = np.concatenate([model(padded([i])).numpy() for i in ids])
-    for name, session in sessions.items():
-        got = np.concatenate([session.run(None, {"ids": np.array([i], np.int64)})[0] for i in ids])
-        off = np.abs(got - want)
+        for text in texts:
+            hidden, early = lower.run(None, {"ids": np.array([text], np.int64)})
+            late = upper.run(None, {"hidden": hidden})[0]
+            for found, got, want in zip(off, (early, late), model(padded([text])), strict=True):
+                found.append(np.abs(got - want.numpy()))
+    for name, found in zip(("early", "late"), off, strict=True):
+        each = np.concatenate(found)
         print(
-            f"{name} difference: median {np.median(off):.3f}, 99 % {np.quantile(off, 0.99):.3f}, most {off.max():.3f}"
+            f"{name}: int8 off by {np.median(each):.3f} median, {np.quantile(each, 0.99):.3f} 99 %, {each.max():.3f} most"
         )
-        for length in (32, 64, 112, 128):
-            x = np.random.default_rng(0).integers(1000, 20000, (1, length))
+    for length in (32, 64, 112, 128):
+        x = np.random.default_rng(0).integers(1000, 20000, (1, length))
+        for name, half, given in (
+            ("lower", lower, {"ids": x}),
+            ("upper", upper, {"hidden": lower.run(None, {"ids": x})[0]}),
+        ):
             times = []
             for _ in range(40):
                 start = time.perf_counter()
-                session.run(None, {"ids": x})
+                half.run(None, given)
                 times.append(time.perf_counter() - start)
-            print(f"   {length} tokens: {np.median(times) * 1000:.1f} ms")
-    print(out.stat().st_size, "bytes, sha256", hashlib.sha256(out.read_bytes()).hexdigest())
+            print(f"   {name}, {length} tokens: {np.median(times) * 1000:.1f} ms")
+    for path in sorted(folder.glob("encoder_*.onnx")):
+        print(path.name, path.stat().st_size, "bytes, sha256", hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ def texts() -> Iterator[tuple[str, str]]:
 def main() -> None:
     """Mine."""
     detector, found = load(), Counter()
+    detector.encoder._let_go = np.full(2, -np.inf, np.float32)
     with Path(sys.argv[1]).open("w", encoding="utf-8") as out:
         for source, original in texts():
             text = canonicalise(original).text

