@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from shieldkit.injection import Detector, load
-from shieldkit.injection.detector import MOST_LIKELY, SHORT
+from shieldkit.injection.detector import HIGHEST_PEAK, MOST_LIKELY, PEAK, SHORT, together
 from shieldkit.injection.features import Vocabulary, words
 from shieldkit.injection.windows import WINDOW, around_peaks
 from shieldkit.text import canonicalise
@@ -38,7 +38,8 @@ MILLION_TOKENS = 4_500_000
 ALLOWED = {"haystack": 1.0, "unseen": 8.0}
 """Alarms a million tokens, for each head."""
 ALLOWED_CHATS = 0.01
-LIKELY, CERTAIN, SLOPE, MISSED = 0.75, 0.999, 0.6, 0.005
+LIKELY, CERTAIN, SLOPE = 0.75, 0.999, 0.6
+MISSED, SURE = 0.005, 3.0
 HEADS = {"direct": 0, "data": 1}
 
 
@@ -82,22 +83,27 @@ def ordinary() -> Iterator[tuple[str, str]]:
                 yield "unseen", text
 
 
-def views(detector: Detector, text: str, likely: np.ndarray, certain: np.ndarray) -> Iterator[tuple[str, str]]:
-    """The line and the whole of every window that the cascade reads of a long text."""
+def views(
+    detector: Detector, text: str, likely: np.ndarray, certain: np.ndarray, least: float = 0.0
+) -> Iterator[tuple[str, str, float]]:
+    """The line and the whole of every window that the cascade reads of a long text, and its peak."""
     canonical = canonicalise(text)
     for part in (canonical.text, *(child.text for child in canonical.children)):
         read = detector.sweep.read(part)
         if len(read.logits):
             margin = ((read.logits - likely) / (certain - likely)).max(axis=1).astype(np.float32)
-            windows = around_peaks(margin, read.begins, read.ends, len(part), certain=1.0, likely=0.0, most=MOST_LIKELY)
-            yield from ((w.line(part), w.whole(part)) for w in windows)
+            windows = around_peaks(
+                margin, read.begins, read.ends, len(part), certain=1.0, likely=least, most=MOST_LIKELY
+            )
+            yield from ((w.line(part), w.whole(part), w.peak) for w in windows)
 
 
-def encoded(detector: Detector, text: str, likely: np.ndarray, certain: np.ndarray) -> np.ndarray:
-    """The encoder's logits of every window that the cascade reads, shape (windows, 2)."""
+def encoded(detector: Detector, text: str, likely: np.ndarray, certain: np.ndarray, least: float = 0.0) -> np.ndarray:
+    """The logits that are scored of every window that the cascade reads, shape (windows, 2)."""
     found = [np.full((1, 2), -30.0)]
-    for line, whole in views(detector, text, likely, certain):
-        found.append(((detector._logits(line, [0, 1]) + detector._logits(whole, [0, 1])) / 2)[None])
+    for line, whole, peak in views(detector, text, likely, certain, least):
+        both = together(detector._logits(line, [0, 1]), detector._logits(whole, [0, 1]))
+        found.append((both + PEAK * min(peak, HIGHEST_PEAK))[None])
     return np.concatenate(found)
 
 
@@ -120,20 +126,23 @@ def halves(detector: Detector, texts: list[str]) -> tuple[np.ndarray, np.ndarray
 def main() -> None:
     """Calibrate."""
     windows, detector = swept(sys.argv[1]), load()
-    detector.encoder._let_go = np.full(2, -np.inf, np.float32)
     likely, certain = np.quantile(windows, LIKELY, axis=0), np.quantile(windows, CERTAIN, axis=0)
+    known = [e for e in sources.corpus() if 1 in (e.direct, e.data) and e.kind not in ("encoded", "special_token")]
+    attacks = [e.text for e in random.Random(4).sample(known, 1200)]
+    attacks += [e.text for e in collected() if e.source == "promptlock"]
+    tops, (early, late) = least(detector, [t for t in attacks if len(t) <= SHORT]), halves(detector, attacks)
+    lowest = np.quantile(tops, MISSED, axis=0)
+    let_go = np.array([np.quantile(early[late[:, k] >= SURE, k], MISSED) for k in HEADS.values()])
+    detector.encoder._let_go = let_go.astype(np.float32)
+    print("highest logits of attacks", np.round(late.max(axis=0), 2))
+    print("let go below", np.round(let_go, 2), "left to the sweep below", np.round(lowest, 2), flush=True)
     logits: dict[str, list[np.ndarray]] = {"haystack": [], "unseen": []}
     chars = dict.fromkeys(logits, 0)
     for kind, text in ordinary():
         logits[kind].append(encoded(detector, text, likely, certain))
         chars[kind] += len(text)
     chats = [e.text for e in sources.corpus() if e.source in sources.EVALUATION_ONLY]
-    of_chats = np.array([encoded(detector, text, likely, certain).max(axis=0) for text in chats])
-    attacks = [
-        e.text for e in sources.corpus() if 1 in (e.direct, e.data) and e.kind not in ("encoded", "special_token")
-    ]
-    attacks = random.Random(4).sample(attacks, 1500) + [e.text for e in collected() if e.source == "promptlock"]
-    tops, (early, late) = least(detector, [t for t in attacks if len(t) <= SHORT]), halves(detector, attacks)
+    of_chats = np.array([encoded(detector, text, likely, certain, -3.0).max(axis=0) for text in chats])
     out = []
     for head, k in HEADS.items():
         bars = [np.quantile(of_chats[:, k], 1 - ALLOWED_CHATS)] if head == "direct" else []
@@ -141,11 +150,14 @@ def main() -> None:
             top = np.sort(np.concatenate(logits[kind])[:, k])[::-1]
             bars.append(top[int(allowed * chars[kind] / MILLION_TOKENS)])
         shift = float(max(bars)) + 0.01
-        blocked = np.sort(early[late[:, k] >= shift, k])
-        let_go = min(float(blocked[int(MISSED * len(blocked))]), shift - 3.0)
-        lowest = float(np.quantile(tops[:, k], MISSED))
-        out.append([1.0, float(certain[k]) + 4.0, SLOPE, shift, float(likely[k]), float(certain[k]), let_go, lowest])
+        out.append([1.0, float(certain[k]) + 4.0, SLOPE, shift, float(likely[k]), float(certain[k]),
+                    min(float(let_go[k]), shift - 3.0), min(float(lowest[k]), float(likely[k]))])  # fmt: skip
         print(f"{head}: bars {np.round(bars, 2)}, row {np.round(out[-1], 2)}")
+        for kind, allowed in ALLOWED.items():
+            top = np.sort(np.concatenate(logits[kind])[:, k])[::-1]
+            print(
+                f"   {kind}: the highest {np.round(top[:12], 2)} of {chars[kind] / MILLION_TOKENS:.2f} million tokens"
+            )
     Path(sys.argv[2]).write_text(json.dumps({"rows": out}, indent=1) + "\n", encoding="utf-8")
 
 

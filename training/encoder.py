@@ -2,7 +2,7 @@
 
     python -m training.encoder SET.jsonl OUT --fold K     trained without the sources of fold K (0: on everything)
 
-The encoder is all-MiniLM-L6-v2 (Apache-2.0; Wang et al. 2020, "MiniLM"), embeddings frozen. For each question (direct, data)
+The encoder is all-MiniLM-L6-v2 (Apache-2.0; Wang et al. 2020, "MiniLM"). For each question (direct, data)
 it is read twice: after half of the layers, where most windows can be let go, and after all of them (early exit; Xin et al.
 2020, "DeeBERT"). A reading is attention pooling beside mean pooling, and one linear layer.
 """
@@ -171,6 +171,7 @@ def main() -> None:
     p.add_argument("--epochs", type=int, default=1)
     p.add_argument("--start", help="go on from these weights")
     p.add_argument("--rate", type=float, default=1.5e-4)
+    p.add_argument("--words", action="store_true", help="train the word embeddings too: other scripts need it")
     p.add_argument("--minutes", type=float, default=60, help="stop in time, whatever is left; the rate falls with it")
     p.add_argument("--base", type=Path, required=True, help="model.safetensors of all-MiniLM-L6-v2")
     p.add_argument("--vocabulary", type=Path, default=Path("shieldkit/embedding/minilm_vocab.txt"))
@@ -195,8 +196,8 @@ def main() -> None:
     model = pretrained(a.base)
     if a.start:
         model.load_state_dict(torch.load(a.start))
-    for frozen in (model.words, model.places):
-        frozen.weight.requires_grad_(False)
+    model.words.weight.requires_grad_(a.words)
+    model.places.weight.requires_grad_(False)
     model.kind.requires_grad_(False)
     body = [q for n, q in model.named_parameters() if q.requires_grad and not n.startswith(("early", "late"))]
     top = [*model.early.parameters(), *model.late.parameters()]

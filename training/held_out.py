@@ -28,7 +28,9 @@ def main() -> None:
             scores.setdefault((e.source, 1 in (e.direct, e.data)), []).append((score, not screening.allowed))
     off = np.array([s for (_, attack), rows in scores.items() if not attack for s, _ in rows])
     bar = float(np.quantile(off, 0.99))
-    print("| collection | texts | ROC-AUC | recall at 1 % false alarms | refused |\n| --- | ---: | ---: | ---: | ---: |")
+    print(
+        "| collection | texts | ROC-AUC | recall at 1 % false alarms | refused |\n| --- | ---: | ---: | ---: | ---: |"
+    )
     everything = [("all attacks", [r for (_, attack), rows in scores.items() if attack for r in rows])]
     for name, rows in everything + [(f"{s}, attacks", rows) for (s, attack), rows in sorted(scores.items()) if attack]:
         on = np.array([s for s, _ in rows])

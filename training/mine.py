@@ -22,7 +22,7 @@ from shieldkit.injection.windows import around_peaks, line
 from shieldkit.text import canonicalise
 from training import sources
 
-FROM, MOST, CHARS = 0.5, 2500, 1_200_000
+FROM, MOST, CHARS = 0.5, 1200, 500_000
 
 
 def texts() -> Iterator[tuple[str, str]]:

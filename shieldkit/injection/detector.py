@@ -1,9 +1,9 @@
 """The cascade: the sweep reads every position, the encoder what the sweep cannot settle.
 
 Most ordinary text is settled by the sweep alone. A window around each peak is read by the encoder: every peak that is as
-high as one in a thousand ordinary windows, and up to `MOST_LIKELY` lower ones, so that a short text is read with more
-care than its share of a long one. Logits become scores by a logistic map per head and stage (Platt 1999), made on
-sources that the weights had not seen; 0.5 stands for the same share of false alarms in each.
+high as one in a thousand ordinary windows, up to `MOST_LIKELY` lower ones, and in a short text all but the lowest, so
+that it is read with more care than its share of a long one. Logits become scores by a logistic map per head and stage
+(Platt 1999), made on sources that the weights had not seen; 0.5 stands for the same share of false alarms in each.
 """
 
 from __future__ import annotations
@@ -31,14 +31,21 @@ from shieldkit.text import Canonical, digest
 
 DIRECT, DATA = 0, 1
 MOST_LIKELY = 192
-HIGHEST = (9.0, 10.5)
+HIGHEST = (8.0, 8.0)
 """Logits that no window reaches: of 3,956 windows of the development corpora the highest got 8.3 (direct) and 9.9 (data)."""
+PEAK, HIGHEST_PEAK = 2.0, 2.0
+"""What a sweep's peak that is certain adds to the encoder's logits, and how many times that at the most."""
+ALONE = 2.5
+"""How much lower a line counts by itself, whatever stands around it."""
+SHORT = 2000
+"""Characters: up to there the encoder reads all but what the sweep is sure of, since it costs little."""
 REPORTED = 0.3
 _CACHED_VIEWS = 16_384
 _FOLDER = Path(__file__).parent / "data"
 _SHA256 = {
-    "sweep.npz": "0da0a092a41447081b25695c1f3c2a296751da2865f42cb637a3e0fb786649d1",
-    "encoder.onnx": "2cbcaaa4a381460bbc572585620db05c0b337fe4f0d4018249b9b44489acaef1",
+    "sweep.npz": "b1459d3d234c5b898cb08b5304e2f4ee48b9c94756b49e05f9b78951939a4dc4",
+    "encoder_lower.onnx": "5db5964b1da59af0cc4fffd7714ef198c9b678b96bfe7c12e9a51a97d6723e65",
+    "encoder_upper.onnx": "664f6360ea2dc28d05e7013d3fd5f3758f62b26cabdb2a2debf3240268f53d1f",
 }  # fmt: skip
 
 
@@ -81,11 +88,14 @@ class Detector:
     """Sweep and encoder with their calibration. Safe under threads; remembers windows by keyed digest, never text."""
 
     def __init__(self, sweep: Sweep, encoder: Encoder, calibration: NDArray[np.float64]) -> None:
-        """`calibration` has a row a head: sweep scale and shift, encoder scale and shift, likely, certain."""
+        """`calibration` has a row a head: sweep scale and shift, encoder scale and shift, likely, certain, let go, least."""
         self.sweep, self.encoder = sweep, encoder
         self._swept = Stage(calibration[:, 0], calibration[:, 1])
         self._encoded = Stage(calibration[:, 2], calibration[:, 3])
         self._likely, self._certain = calibration[:, 4].astype(np.float32), calibration[:, 5].astype(np.float32)
+        self._least = ((calibration[:, 7] - calibration[:, 4]) / (calibration[:, 5] - calibration[:, 4])).astype(
+            np.float32
+        )
         self._cache: LRUCache[bytes, NDArray[np.float32]] = LRUCache(_CACHED_VIEWS)
         self._lock = threading.Lock()
 
@@ -114,16 +124,19 @@ class Detector:
 
     def _read(self, text: str, data: bool, most: int, proceed: Callable[[], bool]) -> Judgement:
         heads = [DIRECT, DATA] if data else [DIRECT]
-        swept = self.sweep.read(text)
+
+        def margin(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+            # How far above what is likely to be an attack, for the head that is most so: 0 is likely, 1 is certain.
+            above = logits[:, heads] - self._likely[heads]
+            above /= self._certain[heads] - self._likely[heads]
+            return np.asarray(above.max(axis=1), np.float32)
+
+        swept = self.sweep.read(text, margin)
         if not len(swept.logits):
             return Judgement(0.0)
-        # How far above what is likely to be an attack, for the head that is most so: 0 is likely, 1 is certain.
-        margin = swept.logits[:, heads] - self._likely[heads]
-        margin /= self._certain[heads] - self._likely[heads]
-        windows = around_peaks(
-            margin.max(axis=1), swept.begins, swept.ends, len(text), certain=1.0, likely=0.0, most=most
-        )
-        top = self._swept.score(swept.logits.max(axis=0), heads) if not windows else 0.0
+        likely = 0.0 if len(text) > SHORT else float(self._least[heads].min())
+        windows = around_peaks(swept.logits, swept.begins, swept.ends, len(text), certain=1.0, likely=likely, most=most)
+        top = self._swept.score(swept.top, heads) if not windows else 0.0
         hits: list[Hit] = []
         for window in windows:
             if not proceed():
@@ -135,25 +148,33 @@ class Detector:
         return Judgement(top, tuple(hits), len(windows))
 
     def _score(self, window: Window, text: str, heads: list[int]) -> float:
-        """The score of the mean of the window's two views: its line first, the rest only where that can matter.
+        """The score of both views of a window, and of its peak: its line first, the rest only where that can matter.
 
         A line so low that not even a whole window of `HIGHEST` would make an alarm is read alone.
         """
-        logits = self._logits(window.line(text))
-        if len(text) <= WINDOW or ((logits + np.array(HIGHEST)) / 2 >= self._encoded.shift)[heads].any():
-            logits = (logits + self._logits(window.whole(text))) * np.float32(0.5)
-        return self._encoded.score(logits, heads)
+        from_sweep = np.float32(PEAK * min(window.peak, HIGHEST_PEAK))
+        of_line = self._logits(window.line(text), heads)
+        logits = of_line - np.float32(ALONE)
+        could_be = (of_line + np.array(HIGHEST)) / 2 + from_sweep
+        if len(text) <= WINDOW or (could_be >= self._encoded.shift)[heads].any():
+            logits = together(of_line, self._logits(window.whole(text), heads))
+        return self._encoded.score(logits + from_sweep, heads)
 
-    def _logits(self, view: str) -> NDArray[np.float32]:
+    def _logits(self, view: str, heads: list[int]) -> NDArray[np.float32]:
         """The encoder's logits of a view, from memory where it has read the same before."""
-        key = digest(view)
+        key = digest(view) + bytes(heads)
         with self._lock:
             known = self._cache.get(key)
         if known is None:
-            known = self.encoder.read(view)
+            known = self.encoder.read(view, heads)
             with self._lock:
                 self._cache[key] = known
         return known
+
+
+def together(line: NDArray[np.float32], whole: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The logits of a window, from those of its two views."""
+    return np.asarray(np.maximum((line + whole) / 2, line - ALONE), np.float32)
 
 
 def _merged(hits: list[Hit]) -> list[Hit]:
@@ -173,8 +194,10 @@ def load() -> Detector:
     """The shipped weights. Raises `ModelFileError` when a file is missing or is not the one that was measured."""
     with np.load(io.BytesIO(_verified("sweep.npz")), allow_pickle=False) as file:
         arrays: dict[str, Any] = {name: file[name] for name in file.files}
-    encoder = Encoder(_verified("encoder.onnx"), vocabulary())
-    return Detector(Sweep.of(arrays), encoder, arrays["calibration"].astype(np.float64))
+    calibration = arrays["calibration"].astype(np.float64)
+    let_go = calibration[:, 6].astype(np.float32)
+    encoder = Encoder(_verified("encoder_lower.onnx"), _verified("encoder_upper.onnx"), vocabulary(), let_go)
+    return Detector(Sweep.of(arrays), encoder, calibration)
 
 
 def _verified(name: str) -> bytes:

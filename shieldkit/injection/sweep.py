@@ -9,7 +9,7 @@ linear in length, and what a position gets depends on its 31 words alone, wherev
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,11 +29,14 @@ _BLANK = re.compile(r"\s")
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """Words of a text, `begins` and `ends` in characters, and `logits` of each, shape (words, 2)."""
+    """Words of a text, `begins` and `ends` in characters, the `logits` of each, (words, 2) or what was made of them, and the
+    highest logit of each head, `top` (2,).
+    """
 
     begins: Places
     ends: Places
     logits: Floats
+    top: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +64,16 @@ class Sweep:
             arrays["head_bias"].astype(np.float32),
         )
 
-    def read(self, text: str) -> Swept:
-        """Read all of a (canonical) text."""
+    def read(self, text: str, of: Callable[[Floats], Floats] = lambda logits: logits) -> Swept:
+        """Read all of a (canonical) text. `of` is applied piece by piece, so that not all logits need be kept."""
         rows, begins, ends = self._words(text)
-        logits = np.empty((len(rows), 2), np.float32)
+        top, made = np.full(2, -np.inf, np.float32), of(np.zeros((0, 2), np.float32))
+        kept = np.empty((len(rows), *made.shape[1:]), np.float32)
         for start in range(0, len(rows), _PIECE):
-            logits[start : start + _PIECE] = self._piece(rows, start, min(start + _PIECE, len(rows)))
-        return Swept(begins, ends, logits)
+            logits = self._piece(rows, start, min(start + _PIECE, len(rows)))
+            np.maximum(top, logits.max(axis=0), out=top)
+            kept[start : start + _PIECE] = of(logits)
+        return Swept(begins, ends, kept, top)
 
     def _words(self, text: str) -> tuple[NDArray[np.int32], Places, Places]:
         """Row, begin and end of each word, made in parts of the text so that the memory it takes stays small."""

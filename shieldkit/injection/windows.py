@@ -52,11 +52,14 @@ def line(text: str, at: int) -> tuple[int, int]:
 def around_peaks(
     scores: NDArray[np.float32], begins: Places, ends: Places, length: int, *, certain: float, likely: float, most: int
 ) -> list[Window]:
-    """Windows, highest peak first: around every peak from `certain` on, and around up to `most` from `likely` on."""
+    """Windows, highest peak first: around every peak from `certain` on, and around up to `most` from `likely` on.
+
+    `scores` are overwritten: in a text of a million tokens another copy counts.
+    """
     if length <= WINDOW:
         at = int(scores.argmax())
         return [Window(0, length, int(begins[at]), float(scores[at]))] if scores[at] >= likely else []
-    left = scores.copy()
+    left = scores
     found: list[Window] = []
     while len(left):
         at = int(left.argmax())

@@ -82,7 +82,7 @@ def test_every_certain_peak_lies_in_a_window(words: list[tuple[int, int, float]]
     begins = ends - np.array(sizes)
     scores = np.array(peaks, np.float32)
     length = int(ends[-1])
-    windows = around_peaks(scores, begins, ends, length, certain=1.0, likely=0.0, most=most)
+    windows = around_peaks(scores.copy(), begins, ends, length, certain=1.0, likely=0.0, most=most)
     assert all(0 <= w.start <= w.at < w.end <= length and w.end - w.start <= max(WINDOW, 13) for w in windows)
     for k in np.flatnonzero(scores >= 1.0).tolist():
         assert any(w.start <= begins[k] < w.end for w in windows)
@@ -116,7 +116,7 @@ def test_judging_stops_when_it_may_not_proceed() -> None:
         load().judge(canonicalise((ATTACK + " " + FILLER * 30) * 40), proceed=lambda: False)
 
 
-@pytest.mark.parametrize("name", ["sweep.npz", "encoder.onnx"])
+@pytest.mark.parametrize("name", ["sweep.npz", "encoder_lower.onnx", "encoder_upper.onnx"])
 def test_changed_weights_are_not_loaded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(cascade._SHA256, name, "0" * 64)
     load.cache_clear()
