@@ -3,9 +3,10 @@
     python -m training.calibrate SWEEP.pt OUT.json
 
 What the sweep hands to the encoder is decided on long ordinary text: a window is *likely* when it is higher than 75 in 100
-ordinary windows, *certain* when higher than 999 in 1,000. Then the packed cascade reads the haystacks,
-the packages in `SHIELDKIT_UNSEEN` and the prompts that are for evaluation only: a head's threshold is the lowest logit at which it
-raises no more alarms than `ALLOWED`. The slope is a convention, the same for both heads: 0.3 is 1.4 logits below 0.5.
+ordinary windows, *certain* when higher than 999 in 1,000. Then the packed cascade reads the haystacks and the packages in
+`SHIELDKIT_UNSEEN`: a head's threshold is the lowest logit at which it raises no more alarms than `ALLOWED`. For short texts of
+users it is the one at which no more than `ALLOWED_CHATS` of the prompts that are for evaluation only raise an alarm, if that is
+lower. The slope is a convention, the same for both heads: 0.3 is 1.4 logits below 0.5.
 
 A short text is left to the sweep alone where that is lower than all but `MISSED` of short attacks; the encoder lets go after
 half of its layers what is lower there than all but `MISSED` of the attacks that it would have blocked.
@@ -37,7 +38,8 @@ MILLION_TOKENS = 4_500_000
 """Characters."""
 ALLOWED = {"haystack": 1.0, "unseen": 8.0}
 """Alarms a million tokens, for each head."""
-ALLOWED_CHATS = 0.01
+ALLOWED_CHATS = 0.006
+"""The share of short prompts, for the direct head."""
 LIKELY, CERTAIN, SLOPE = 0.75, 0.999, 0.6
 MISSED, SURE = 0.005, 3.0
 HEADS = {"direct": 0, "data": 1}
@@ -145,15 +147,16 @@ def main() -> None:
     of_chats = np.array([encoded(detector, text, likely, certain, -3.0).max(axis=0) for text in chats])
     out = []
     for head, k in HEADS.items():
-        bars = [np.quantile(of_chats[:, k], 1 - ALLOWED_CHATS)] if head == "direct" else []
+        brief = float(np.quantile(of_chats[:, k], 1 - ALLOWED_CHATS)) + 0.01
+        bars = []
         for kind, allowed in ALLOWED.items():
             top = np.sort(np.concatenate(logits[kind])[:, k])[::-1]
             bars.append(top[int(allowed * chars[kind] / MILLION_TOKENS)])
         shift = float(max(bars)) + 0.01
         out.append([1.0, float(certain[k]) + 4.0, SLOPE, shift, float(likely[k]), float(certain[k]),
-                    min(float(let_go[k]), shift - 3.0), min(float(lowest[k]), float(likely[k]))])  # fmt: skip
+                    min(float(let_go[k]), shift - 3.0), min(float(lowest[k]), float(likely[k])), min(brief, shift) if head == "direct" else shift])  # fmt: skip
         print(f"{head}: bars {np.round(bars, 2)}, row {np.round(out[-1], 2)}")
-        for kind, allowed in ALLOWED.items():
+        for kind in ALLOWED:
             top = np.sort(np.concatenate(logits[kind])[:, k])[::-1]
             print(
                 f"   {kind}: the highest {np.round(top[:12], 2)} of {chars[kind] / MILLION_TOKENS:.2f} million tokens"
