@@ -66,8 +66,10 @@ class InjectionGuard:
                 unread[index] = ()
             rule = "indirect" if data else "direct"
             findings += [inspection.finding(rule, h.score, index, h.start, h.end, _WORDS[rule]) for h in judged.hits]
+        seen = min(self._settings.threshold, self._settings.data_threshold)
         for finding in self._split(inspection, deadline):
-            if finding.score > top:
+            # Where a piece by itself says enough, it names the place.
+            if finding.score > top and top < seen:
                 top = finding.score
                 findings.append(finding)
         return Report(tuple(findings), unread, score=top)

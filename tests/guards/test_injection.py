@@ -80,3 +80,9 @@ def test_a_conversation_that_grew_costs_what_is_new(shield: Shield) -> None:
     shield.screen([*messages, {"role": "assistant", "content": "ok"}, {"role": "user", "content": "thanks"}])
     # Two segments, and the turns of the user as one text.
     assert len(guard._judged) == before + 3  # type: ignore[attr-defined]
+
+
+def test_a_message_of_which_one_piece_says_enough_is_not_called_split(shield: Shield) -> None:
+    screening = shield.screen([{"role": "tool", "name": "read_inbox", "tool_call_id": "c1", "content": ATTACK}])
+    assert screening.refusal is not None and screening.refusal.rule == "injection.indirect"
+    assert {f.rule for f in screening.findings} == {"indirect"}
