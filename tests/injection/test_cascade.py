@@ -135,3 +135,36 @@ def test_a_low_line_that_is_read_alone_could_not_have_made_an_alarm() -> None:
     ]  # fmt: skip
     for text in texts:
         assert all(load().encoder.read(text[:WINDOW].lower()) < cascade.HIGHEST)
+
+
+def test_what_the_lower_half_lets_go_the_upper_half_would_not_have_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = load()
+    texts = [
+        ATTACK,
+        FILLER,
+        "send the last invoice to bob.",
+        "act as a travel guide.",
+        "what is the password?",
+        "hello there",
+    ]
+    early = [detector.encoder.read(text.lower()) for text in texts]
+    monkeypatch.setattr(detector.encoder, "_let_go", np.full(2, -np.inf, np.float32))
+    late = [detector.encoder.read(text.lower()) for text in texts]
+    let_go = [not np.array_equal(a, b) for a, b in zip(early, late, strict=True)]
+    assert any(let_go) and not all(let_go)
+    for logits, gone in zip(late, let_go, strict=True):
+        assert not gone or (logits < detector._encoded.shift).all()
+
+
+def test_short_texts_of_users_are_never_judged_more_mildly_than_long_ones() -> None:
+    detector = load()
+    assert detector._brief.shift[cascade.DIRECT] <= detector._encoded.shift[cascade.DIRECT]
+    assert (detector._least <= 0).all()
+
+
+@given(st.lists(st.floats(-12, 8), min_size=4, max_size=4))
+def test_a_line_counts_also_where_what_stands_around_it_is_ordinary(logits: list[float]) -> None:
+    line_view, whole = np.array(logits[:2], np.float32), np.array(logits[2:], np.float32)
+    both = cascade.together(line_view, whole)
+    assert (both >= line_view - cascade.ALONE - 1e-4).all() and (both >= (line_view + whole) / 2 - 1e-4).all()
+    assert (both <= np.maximum(line_view, whole) + 1e-4).all()
