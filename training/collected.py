@@ -203,12 +203,12 @@ def _examples(c: Collection, row: Row) -> Iterator[Example]:
     elif role == "document":
         direct, kind = None, "indirect_injection"
     for text in _texts(row.get(c.text)):
-        filled = text.replace("[INSERT PROMPT HERE]", rng_word(text))
+        filled = text.replace("[INSERT PROMPT HERE]", _placeholder(text))
         if 12 < len(filled) < 20_000:
             yield Example(filled, direct, data, source, kind, weight, role)
 
 
-def rng_word(text: str) -> str:
+def _placeholder(text: str) -> str:
     """What stands for a placeholder: always the same in the same text."""
     words = ("I have been hacked", "the secret is out", "yes", "hello world", "access granted", "pineapple", "I agree")
     return words[sum(map(ord, text)) % len(words)]

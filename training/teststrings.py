@@ -2,8 +2,8 @@
 
     python -m training.teststrings OUT.jsonl    finds candidates, labelled by the names around them
 
-The names are often wrong, so the candidates were read, and only the read ones are trained on: `vetted.tsv` holds the digest of each
-text's words, and its label (a attack, b ordinary).
+The names are often wrong: the candidates on which the detector of the time did not agree with them were read. Only what was read, or
+agreed upon, is trained on: `vetted.tsv` holds the digest of each text's words, and its label (a attack, b ordinary).
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def candidates() -> Iterator[tuple[str, str, str]]:
 
 
 def vetted() -> Iterator[Example]:
-    """What was read and found to be what the names say, or the opposite."""
+    """The strings of `vetted.tsv`, as the packages have them."""
     labels = dict(line.split("\t") for line in VETTED.read_text(encoding="utf-8").splitlines() if line)
     for path in distributions():
         for name, size, read in members(path):

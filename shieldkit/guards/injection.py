@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -57,22 +57,18 @@ class InjectionGuard:
         deadline = time.monotonic() + self._settings.timeout
         findings: list[Finding] = []
         unread: dict[int, tuple[Span, ...]] = {}
-        top = 0.0
+        scores: dict[int, float] = {}
         for index, segment in inspection.texts():
             data = segment.role in _DATA
             judged = self._remembered(inspection.digest(index), data, partial(inspection.canonical, index), deadline)
-            top = max(top, judged.score)
+            scores[index] = judged.score
             if not judged.complete:
                 unread[index] = ()
             rule = "indirect" if data else "direct"
             findings += [inspection.finding(rule, h.score, index, h.start, h.end, _WORDS[rule]) for h in judged.hits]
-        seen = min(self._settings.threshold, self._settings.data_threshold)
-        for finding in self._split(inspection, deadline):
-            # Where a piece by itself says enough, it names the place.
-            if finding.score > top and top < seen:
-                top = finding.score
-                findings.append(finding)
-        return Report(tuple(findings), unread, score=top)
+        split = list(self._split(inspection, scores, deadline))
+        top = max([*scores.values(), *(finding.score for finding in split)], default=0.0)
+        return Report((*findings, *split), unread, score=top)
 
     def _remembered(self, key: bytes, data: bool, canonical: Callable[[], Canonical], deadline: float) -> Judgement:
         """A text is folded and judged once, as long as it is remembered."""
@@ -94,24 +90,32 @@ class InjectionGuard:
         """The score of parts that together are one text."""
         return self._remembered(digest(text), data, partial(canonicalise, text), deadline).score
 
-    def _split(self, inspection: Inspection, deadline: float) -> Iterator[Finding]:
-        """What is cut into the strings of one message, keys included, or over the last turns of the user."""
+    def _split(self, inspection: Inspection, scores: dict[int, float], deadline: float) -> Iterator[Finding]:
+        """What is cut into the strings of one message, keys included, or over the last turns of the user.
+
+        `scores` are the pieces' own, by segment.
+        """
         segments = inspection.conversation.segments
         for message in inspection.conversation.messages:
             own = [i for i in message.segments if not segments[i].trusted]
             if len(own) > 1:
                 # Of a long piece, only what is next to a seam can be half of something.
                 ends = " ".join(_ends(segments[i].text) for i in own[:MOST_PIECES])
-                yield from self._whole(inspection, own[-1], self._joined(ends, message.role in _DATA, deadline))
+                score = self._joined(ends, message.role in _DATA, deadline)
+                yield from self._whole(inspection, own, score, scores)
         turns = [i for i, s in inspection.texts() if s.role is Role.USER and s.kind is Kind.TEXT][-JOINED_TURNS:]
         if len(turns) > 1:
             joined = " ".join(segments[i].text[-JOINED_CHARS:] for i in turns)[-JOINED_CHARS:]
-            yield from self._whole(inspection, turns[-1], self._joined(joined, False, deadline))
+            yield from self._whole(inspection, turns, self._joined(joined, False, deadline), scores)
 
-    def _whole(self, inspection: Inspection, index: int, score: float) -> Iterator[Finding]:
-        if score >= REPORTED:
-            length = len(inspection.conversation.segments[index].text)
-            yield inspection.finding("split", score, index, 0, length, _WORDS["split"])
+    def _whole(
+        self, inspection: Inspection, pieces: Sequence[int], score: float, scores: dict[int, float]
+    ) -> Iterator[Finding]:
+        """A finding at the last piece, if they say more together, and none of them says enough by itself."""
+        segment = inspection.conversation.segments[pieces[-1]]
+        alone = max(scores.get(i, 0.0) for i in pieces)
+        if score >= REPORTED and alone < score and alone < self._settings.threshold_for("split", segment.role):
+            yield inspection.finding("split", score, pieces[-1], 0, len(segment.text), _WORDS["split"])
 
     def self_test(self) -> None:
         """The shipped weights must tell a plain attack from a plain question."""

@@ -14,7 +14,7 @@ import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from shieldkit.text import Canonical, digest
 DIRECT, DATA = 0, 1
 MOST_LIKELY = 192
 HIGHEST = (8.0, 8.0)
-"""Logits that no window reaches: of 3,956 windows of the development corpora the highest got 8.3 (direct) and 9.9 (data)."""
+"""Logits that no window reaches: of the first windows of 1,400 attacks the highest got 7.1 (direct) and 7.2 (data)."""
 PEAK, HIGHEST_PEAK = 2.0, 2.0
 """What a sweep's peak that is certain adds to the encoder's logits, and how many times that at the most."""
 ALONE = 2.5
@@ -94,14 +94,11 @@ class Detector:
         """
         self.sweep, self.encoder = sweep, encoder
         self._swept = Stage(calibration[:, 0], calibration[:, 1])
-        self._encoded, self._brief = (
-            Stage(calibration[:, 2], calibration[:, 3]),
-            Stage(calibration[:, 2], calibration[:, 8]),
-        )
-        self._likely, self._certain = calibration[:, 4].astype(np.float32), calibration[:, 5].astype(np.float32)
-        self._least = ((calibration[:, 7] - calibration[:, 4]) / (calibration[:, 5] - calibration[:, 4])).astype(
-            np.float32
-        )
+        self._encoded = Stage(calibration[:, 2], calibration[:, 3])
+        self._brief = Stage(calibration[:, 2], calibration[:, 8])
+        likely, certain, least = calibration[:, 4], calibration[:, 5], calibration[:, 7]
+        self._likely, self._certain = likely.astype(np.float32), certain.astype(np.float32)
+        self._least = (least - likely) / (certain - likely)
         self._cache: LRUCache[bytes, NDArray[np.float32]] = LRUCache(_CACHED_VIEWS)
         self._lock = threading.Lock()
 
@@ -117,18 +114,20 @@ class Detector:
 
         What tries to override instructions has no place in data either: with `data`, both heads are asked.
         """
-        found = [self._read(canonical.text, data, most_likely, proceed)]
+        # What is decoded out of a long text is as long: there may be much of it.
+        read = partial(self._read, data=data, short=len(canonical.text) <= SHORT, most=most_likely, proceed=proceed)
+        found = [read(canonical.text)]
         top, hits, encoded = found[0].score, [], found[0].encoded
         hits += [Hit(h.score, *canonical.span(h.start, h.end)) for h in found[0].hits]
         for child in canonical.children:
-            inner = self._read(child.text, data, most_likely, proceed)
+            inner = read(child.text)
             top, encoded = max(top, inner.score), encoded + inner.encoded
             if inner.hits:
                 hits.append(Hit(inner.score, child.start, child.end))
         hits = _merged(sorted(hits, key=lambda h: (h.start, h.end)))
         return Judgement(top, tuple(hits), encoded, canonical.complete)
 
-    def _read(self, text: str, data: bool, most: int, proceed: Callable[[], bool]) -> Judgement:
+    def _read(self, text: str, *, data: bool, short: bool, most: int, proceed: Callable[[], bool]) -> Judgement:
         heads = [DIRECT, DATA] if data else [DIRECT]
 
         def margin(logits: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -140,14 +139,15 @@ class Detector:
         swept = self.sweep.read(text, margin)
         if not len(swept.logits):
             return Judgement(0.0)
-        likely = 0.0 if len(text) > SHORT else float(self._least[heads].min())
+        likely = float(self._least[heads].min()) if short else 0.0
+        stage = self._brief if short and not data else self._encoded
         windows = around_peaks(swept.logits, swept.begins, swept.ends, len(text), certain=1.0, likely=likely, most=most)
         top = self._swept.score(swept.top, heads) if not windows else 0.0
         hits: list[Hit] = []
         for window in windows:
             if not proceed():
                 raise TimeoutError
-            score = self._score(window, text, heads, self._brief if len(text) <= SHORT and not data else self._encoded)
+            score = self._score(window, text, heads, stage)
             top = max(top, score)
             if score >= REPORTED:
                 hits.append(Hit(score, window.start, window.end))
