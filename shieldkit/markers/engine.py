@@ -23,7 +23,7 @@ import re2
 from shieldkit.markers.catalogue import catalogue
 from shieldkit.text import Canonical
 from shieldkit.text.folding import PLACEHOLDER, fold, narrowed
-from shieldkit.text.sieve import OVERLAP, Sieve, Window
+from shieldkit.text.sieve import OVERLAP, Sieve, Window, compiled
 
 VERBATIM, DISGUISED, SHAPED, FRAMED, OTHER_CASE, AMBIGUOUS = 1.0, 0.9, 0.8, 0.7, 0.4, 0.3
 EDGE_CHARS, EDGE_SHARE, EDGE_BONUS = 64, 0.05, 0.1
@@ -49,15 +49,7 @@ _ASKERS, _REPLIERS = frozenset({"user", "human", "input"}), frozenset({"assistan
 _ASKS, _ANSWERS = frozenset({"instruction", "instructions"}), frozenset({"response", "input"})
 
 
-def _compiled(pattern: str) -> Any:
-    """For narrowed text: a byte is a character."""
-    options = re2.Options()
-    options.max_mem = 64 << 20
-    options.encoding = re2.Options.Encoding.LATIN1
-    return re2.compile(pattern.encode("latin-1"), options)
-
-
-_HEADERS = _compiled(_HEADER)
+_HEADERS = compiled(_HEADER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +107,7 @@ class MarkerEngine:
         }  # fmt: skip
         literals = sorted([*self._known, *self._disguised], key=len, reverse=True)
         sources = [_literal(text) for text in literals] + patterns + [*_SHAPES]
-        self._pattern = _compiled("|".join(sources))
+        self._pattern = compiled("|".join(sources))
         self._sieve = Sieve([sources, [_HEADER]])
 
     def find(self, canonical: Canonical) -> list[Marker]:

@@ -32,8 +32,8 @@ def runs(canonical: Canonical) -> Iterator[Marker]:
     data = np.frombuffer(canonical.data, np.uint8)
     if len(data) < LEAST_RUN:
         return
-    samples = np.ascontiguousarray(data[: len(data) // STRIDE * STRIDE].reshape(-1, STRIDE)[:, : MAX_UNIT + 1].T)
-    alike = samples[1:] == samples[0]
+    samples = data[: len(data) // STRIDE * STRIDE].reshape(-1, STRIDE)[:, : MAX_UNIT + 1].copy()
+    alike = np.ascontiguousarray((samples[:, 1:] == samples[:, :1]).T)
     taken = 0
     # Most texts have no unit at all with as many samples alike as a run shows.
     for row in np.flatnonzero(np.count_nonzero(alike, axis=1) >= SAMPLES).tolist():
@@ -69,6 +69,9 @@ def _periodic(text: str, data: Octets, alike: NDArray[np.bool_], unit: int) -> I
     if not several.any():
         return
     for start, end in _stretches(alike, SAMPLES):
+        # Whatever is in it, the run is no longer than to the next samples on both sides.
+        if (end - start + 2) * STRIDE + unit < _least(text[start * STRIDE : start * STRIDE + unit]):
+            continue
         low, high = max(0, (start - 1) * STRIDE), min(len(data) - unit, (end + 1) * STRIDE)
         same = data[low:high] == data[low + unit : high + unit]
         for first, last in _stretches(same, LEAST_RUN - unit):

@@ -8,6 +8,7 @@ Everything is linear in the length of the text, and nothing in it raises, whatev
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
@@ -53,6 +54,30 @@ class Canonical:
             at = self.offsets.original(start) if start < len(self.text) else len(self.original)
             return at, at
         return self.offsets.original(start), self.offsets.original(end - 1) + 1
+
+    def native(self, start: int, end: int) -> str:
+        """Folded text `[start, end)` with its Cyrillic and Greek words as they were written, in lower case.
+
+        Folding takes letters that look like Latin ones for these. In a word that has others, and none of another script, that
+        is not what is meant.
+        """
+        text = self.text[start:end]
+        return text if text.isascii() else _WORD.sub(lambda word: self._as_written(word, start), text)
+
+    def _as_written(self, word: re.Match[str], at: int) -> str:
+        if any(map(_is_native, word.group())):
+            start, end = self.span(at + word.start(), at + word.end())
+            written = self.original[start:end]
+            if all(map(_is_native, written)):
+                return written.lower()
+        return word.group()
+
+
+_WORD = re.compile(r"[^\W\d_]+")
+
+
+def _is_native(character: str) -> bool:
+    return "\u0370" <= character <= "\u052f" and character.isalpha()
 
 
 def canonicalise(text: str) -> Canonical:

@@ -1,8 +1,8 @@
 """All decoders, and the one sweep that says which of them has anything to do, and where.
 
 A decoder looks at folded text or, where case or format characters matter, at the original. Each comes with patterns for
-what must be there for it to find anything; two passes of an RE2 set over the text (`sieve.py`) lead to those places, and
-only there it is run. Text that has none of it pays for the two passes alone.
+what must be there for it to find anything; two passes of an RE2 set over the text (`sieve.py`) lead to the blocks that have
+it, a closer look to the places, and only there it is run. Text that has none of it pays for the two passes alone.
 """
 
 from __future__ import annotations
@@ -10,17 +10,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from shieldkit.text import encodings, spellings
 from shieldkit.text.folding import Characters, Folded
 from shieldkit.text.regions import LINE, MARGIN, Decoded
-from shieldkit.text.sieve import OVERLAP, Sieve, Window
+from shieldkit.text.sieve import OVERLAP, Sieve, Window, compiled
 
 STACKED = frozenset({"base64", "hex", "codes", "escapes"})
 """Encodings that may be laid over themselves; rot13 and the like undo themselves."""
 
 Read: TypeAlias = Callable[[str], Iterator[Decoded]]
+
+
+LOOK, STEP = 4096, 256
+"""How many characters are searched at once, and after a match taken without another search."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +43,16 @@ FOLDED = (
     Decoder(encodings.spaced_hex, encodings.SPACED_HEX),
     Decoder(encodings.codes, encodings.CODES),
     Decoder(spellings.spaced, spellings.SPACED),
-    Decoder(spellings.leet, spellings.LEET, LINE + MARGIN),
+    Decoder(spellings.leet, spellings.LEET, 2 * (LINE + MARGIN)),
     Decoder(spellings.rot13, spellings.ROT13, LINE + MARGIN),
     Decoder(spellings.backwards, spellings.BACKWARDS, LINE + MARGIN),
     Decoder(spellings.morse, spellings.MORSE),
 )
+
+
+@lru_cache(maxsize=16)
+def _trigger(triggers: tuple[str, ...]) -> Any:
+    return compiled("|".join(f"(?:{trigger})" for trigger in triggers))
 
 
 @lru_cache(maxsize=2)
@@ -64,16 +73,32 @@ def on_folded(folded: Folded) -> Iterator[Decoded]:
 
 def _decoded(decoders: tuple[Decoder, ...], text: str, data: bytes) -> Iterator[Decoded]:
     for decoder, windows in zip(decoders, _sieve(decoders).windows(data), strict=True):
-        for start, end in _widened(decoder, data, windows) if windows else ():
+        for start, end in _widened(decoder, data, _spots(decoder, data, windows)) if windows else ():
             for found in decoder.read(text[start:end]):
                 yield replace(found, start=start + found.start, end=start + found.end)
 
 
-def _widened(decoder: Decoder, data: bytes, windows: list[Window]) -> Iterator[Window]:
-    """The windows with what a decoder reads around them; what touches becomes one."""
-    before: Window | None = None
+def _spots(decoder: Decoder, data: bytes, windows: list[Window]) -> Iterator[Window]:
+    """Where in the windows its triggers match: each match with what is passed over after it, in which there may be more.
+
+    A search may read to the end of what it is given: without a `STEP` between them, many matches would cost as many readings.
+    """
+    trigger = _trigger(decoder.triggers)
     for start, end in windows:
-        if before is not None and end <= before[1]:
+        # Windows begin where a block of the sieve does: what is an edge there is one here.
+        for low in range(start, end, LOOK):
+            high, at = min(end, low + LOOK), 0
+            block = data[low : high + OVERLAP]
+            while (match := trigger.search(block, at)) is not None and low + match.start() < high:
+                at = match.end() + STEP
+                yield low + match.start(), low + at
+
+
+def _widened(decoder: Decoder, data: bytes, spots: Iterator[Window]) -> Iterator[Window]:
+    """The spots with what a decoder reads around them; what touches becomes one."""
+    before: Window | None = None
+    for start, end in spots:
+        if before is not None and end + OVERLAP + decoder.reach <= before[1]:
             continue
         low, high = max(0, start - decoder.reach), min(len(data), end + OVERLAP + decoder.reach)
         if decoder.whole_runs:

@@ -29,7 +29,9 @@ ESCAPES = (
     r"=[0-9a-f][0-9a-f]=[0-9a-f][0-9a-f]=",
     r"\\(?:u\{?[0-9a-f]{2}|x[0-9a-f]{2}|[0-3][0-7]{2})",
 )
-_ESCAPE = re2.compile(
+# Alternatives that begin with signs of their own, and no repeat of what follows it: linear also in the standard engine, which is
+# several times as fast for many short matches.
+_ESCAPE = re.compile(
     r"(&(?:#[0-9]{1,7}|#x[0-9a-f]{1,6}|[a-z][a-z][a-z0-9]{0,8});?)|((?:%[0-9a-f]{2})+|(?:=[0-9a-f]{2}){3,})"
     r"|\\u\{?([0-9a-f]{4,6})\}?|\\x([0-9a-f]{2})|\\([0-3][0-7]{2})"
 )

@@ -27,6 +27,7 @@ _POINTS = 0x110000
 _CONTROLS = bytes([*range(9), 11, 12, *range(14, 32), 127])
 _LONG = 4096
 """From this length on numpy's fixed costs do not matter."""
+_BLOCK = 1 << 16
 PLACEHOLDER = 26
 """What stands for a character outside ASCII in narrowed text: a control character, of which folded text has none."""
 
@@ -81,23 +82,35 @@ class Characters:
     points: Points
 
 
+def characters(text: str) -> Characters:
+    """Read a text once, block by block: what that takes besides does not grow with the text."""
+    blocks = [_read(text[low : low + _BLOCK], low) for low in range(0, max(len(text), 1), _BLOCK)]
+    if len(blocks) == 1:
+        return blocks[0]
+    return Characters(
+        b"".join(block.data for block in blocks),
+        np.concatenate([block.odd for block in blocks]),
+        np.concatenate([block.points for block in blocks]),
+    )
+
+
 _NOWHERE: Indices = np.zeros(0, np.int64)
 _NONE: Points = np.zeros(0, np.uint32)
 
 
-def characters(text: str) -> Characters:
-    """Read a text once."""
+def _read(text: str, at: int) -> Characters:
+    """A block of text that begins at `at`."""
     if text.isascii():
         data = text.encode("ascii")
         if len(data) < _LONG and len(data.translate(None, _CONTROLS)) == len(data):
             return Characters(data, _NOWHERE, _NONE)
         octets = np.frombuffer(data, np.uint8)
         odd = _odd(octets)
-        return Characters(data, odd, octets[odd].astype(np.uint32))
+        return Characters(data, odd + at, octets[odd].astype(np.uint32))
     points = _points(text)
     data = _narrow(points)
     odd = _odd(np.frombuffer(data, np.uint8))
-    return Characters(data, odd, points[odd])
+    return Characters(data, odd + at, points[odd])
 
 
 def _points(text: str) -> Points:
@@ -146,29 +159,46 @@ def folded(text: str, read: Characters) -> Folded:
     """Lower-case all, and look up in the table what is odd: little of most texts."""
     if not len(read.odd):
         return Folded(text.lower(), read.data.lower(), None)
-    lengths, singles, starts, expansions = _table()
-    sizes = lengths[read.points]
+    sizes = _table()[0][read.points]
+    changed = sizes != 1
+    offsets = None
+    if changed.any():
+        places = read.odd[changed]
+        shifts = np.cumsum(sizes[changed].astype(np.int64) - 1)
+        offsets = Offsets(places, shifts, places + np.concatenate([[0], shifts[:-1]]))
+    texts, datas = [], []
+    for low in range(0, len(read.data), _BLOCK):
+        first, last = np.searchsorted(read.odd, (low, low + _BLOCK))
+        block = read.data[low : low + _BLOCK].lower()
+        folded, data = _folded(block, read.odd[first:last] - low, read.points[first:last], sizes[first:last])
+        texts.append(folded)
+        datas.append(data)
+    return Folded("".join(texts), b"".join(datas), offsets)
+
+
+def _folded(block: bytes, odd: Indices, odd_points: Points, sizes: NDArray[np.uint8]) -> tuple[str, bytes]:
+    """A block, narrowed and in lower case, with what its odd characters fold to; the text, and the same narrowed."""
+    if not len(odd):
+        return block.decode("ascii"), block
+    _, singles, starts, expansions = _table()
     alone, several = sizes == 1, sizes > 1
-    single = singles[read.points[alone]]
-    new = expansions[_ramps(starts[read.points[several]], sizes[several])]
+    single = singles[odd_points[alone]]
+    new = expansions[_ramps(starts[odd_points[several]], sizes[several])]
     most = max(int(single.max(initial=0)), int(new.max(initial=0)))
     kind, encoding = next(k for k in _KINDS if most <= k[0])[1:]
     # What is odd is overwritten or cut out below.
-    low = np.frombuffer(bytearray(read.data.lower()), np.uint8)
-    points: NDArray[Any] = low.astype(kind, copy=False)
-    points[read.odd[alone]] = single
-    places = read.odd[~alone]
-    offsets = None
-    if len(places):
-        shifts = np.cumsum(sizes[~alone].astype(np.int64) - 1)
-        offsets = Offsets(places, shifts, places + np.concatenate([[0], shifts[:-1]]))
+    points: NDArray[Any] = np.frombuffer(block, np.uint8).astype(kind)
+    points[odd[alone]] = single
+    if not alone.all():
         kept = np.ones(len(points), np.bool_)
-        kept[places] = False
+        kept[odd[~alone]] = False
         points = points[kept]
         if len(new):
-            points = _inserted(points, _ramps(offsets.begins[sizes[~alone] > 1], sizes[several]), new)
+            grown = sizes[~alone].astype(np.int64)
+            begins = odd[~alone] + np.concatenate([[0], np.cumsum(grown - 1)[:-1]])
+            points = _inserted(points, _ramps(begins[grown > 1], sizes[several]), new)
     data = points.tobytes() if encoding == "ascii" else _narrow(points)
-    return Folded(points.tobytes().decode(encoding), data, offsets)
+    return points.tobytes().decode(encoding), data
 
 
 # By the highest code point of a text: the narrowest numbers that hold it.

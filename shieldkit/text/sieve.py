@@ -12,11 +12,23 @@ from typing import Any
 
 import re2
 
-BLOCK, OVERLAP = 4096, 128
+BLOCK, OVERLAP = 16_384, 128
 MAX_MEM = 64 << 20  # bytes; reached on hostile text alone
 
 Window = tuple[int, int]
 _NOTHING = [0]
+
+
+def compiled(pattern: str) -> Any:
+    """A pattern for narrowed text: a byte is a character."""
+    return re2.compile(pattern.encode("latin-1"), _options())
+
+
+def _options() -> Any:
+    options = re2.Options()
+    options.max_mem = MAX_MEM
+    options.encoding = re2.Options.Encoding.LATIN1
+    return options
 
 
 class Sieve:
@@ -28,10 +40,7 @@ class Sieve:
     """
 
     def __init__(self, groups: Sequence[Sequence[str]]) -> None:
-        options = re2.Options()
-        options.max_mem = MAX_MEM
-        options.encoding = re2.Options.Encoding.LATIN1
-        self._set: Any = re2.Set.SearchSet(options)
+        self._set: Any = re2.Set.SearchSet(_options())
         # Matches every text: its absence says that the set could not do its work.
         self._set.Add(rb"\z")
         self._group = [-1]

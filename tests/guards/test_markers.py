@@ -17,6 +17,7 @@ from shieldkit.conversation import Conversation, Role, Segment, Trust
 from shieldkit.guards.base import Inspection, Report
 from shieldkit.guards.markers import MarkerGuard
 from shieldkit.markers import Marker, MarkerEngine, catalogue, runs
+from shieldkit.markers.runs import LEAST_BLANK, LEAST_RUN, LEAST_WORDS
 from shieldkit.outcome import Stage
 from shieldkit.policy.model import MarkerSettings
 from shieldkit.text import Canonical, canonicalise, signals
@@ -102,6 +103,14 @@ def test_padding_is_found_where_it_stands() -> None:
         assert marker.score >= 0.5
         assert 5 <= marker.start <= 7 + len(unit)
         assert abs(marker.end - (len(text) - 6)) <= len(unit)
+
+
+@pytest.mark.parametrize("before", [0, 1, 31, 63, 64, 100])
+@pytest.mark.parametrize(("unit", "least"), [("=", LEAST_RUN), ("word ", LEAST_WORDS), (" ", LEAST_BLANK)])
+def test_padding_just_long_enough_is_found_wherever_it_begins(before: int, unit: str, least: int) -> None:
+    padding = unit * -(-least // len(unit))
+    for after in ("", "q7k;v"):
+        assert [*runs(canonicalise(("q7k;v" * 20)[:before] + padding + after))]
 
 
 def test_the_backends_own_tokens_are_found() -> None:

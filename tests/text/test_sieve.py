@@ -34,7 +34,7 @@ def test_a_set_that_fails_rules_nothing_out() -> None:
 
 
 @pytest.mark.parametrize("name", [n for n in DISGUISES if n not in ("case", "tag_characters")])
-@pytest.mark.parametrize("place", [0, BLOCK - 200, BLOCK - 30, BLOCK - 1, BLOCK + 60])
+@pytest.mark.parametrize("place", [0, decoding.LOOK - 30, BLOCK - 200, BLOCK - 30, BLOCK - 1, BLOCK + 60])
 def test_a_disguise_is_undone_wherever_it_stands(name: str, place: int) -> None:
     before = ("Nothing to see in this line.\n" * (1 + place // 29))[:place]
     canonical = canonicalise(f"{before}\n{DISGUISES[name](PHRASE)}\n" + "More of the same follows.\n" * 200)
