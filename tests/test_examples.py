@@ -16,7 +16,7 @@ def test_the_poisoned_mail_is_obeyed_without_the_middleware_and_not_with_it() ->
     shown: list[str] = []
     outcome = example["main"](shown.append)
     assert outcome == {
-        "without the middleware": ["collect@evil.example"],
+        "without the middleware": ["sam@elsewhere.example"],
         "with it": ["injection.indirect"],
         "with it, attack unknown": ["tools.approval"],
     }

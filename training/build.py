@@ -28,6 +28,8 @@ from training.teststrings import vetted
 
 SEED = 20261123
 WINDOW, STRIDE = 384, 192
+NATIVE = 4.0
+"""How many times as often texts with Cyrillic or Greek words are drawn: there are few of them."""
 
 
 def windows(text: str) -> list[tuple[int, int]]:
@@ -186,6 +188,10 @@ def build() -> Iterator[Example]:
     documents = [e for e in [*corpus, *packages, *ordinary] if e.role in ("document", "tool") and e.data == 0]
     carrier = sources.carriers(sources.haystacks(), documents, rng, 360)
     yield from sources.indirect(rng, 14000, carrier, strong)
+    short = [e for e in strong if 25 < len(e.text) < 600]
+    planted = [e for e in [*corpus, *own, *packages] if e.direct is None and e.data == 1 and 25 < len(e.text) < 300]
+    yield from sources.read_as_windows(rng, 14000, carrier, short)
+    yield from sources.read_as_windows(rng, 4000, carrier, planted)
     snippets = [e for e in [*corpus, *written, *ordinary] if e.direct == 0 and e.kind != "benign_trigger_words"]
     yield from sources.spliced(carrier, snippets, rng, 5000)
     for _ in range(6000):  # a line or a sentence of a document, alone
@@ -218,8 +224,11 @@ def main() -> None:
             folds = e.folds | {k for k, texts in measured.items() if k not in e.folds and e.text in texts}
             canonical = canonicalise(e.text)
             views = [canonical.text, *(c.text for c in canonical.children[:3])]
-            for k, view in enumerate(views):
-                direct, data, weight = e.direct, e.data, e.weight
+            native = canonical.native(0, len(canonical.text))
+            seen = [*enumerate(views), *([(0, native)] if native != canonical.text else [])]
+            scripts = NATIVE if native != canonical.text else 1.0
+            for k, view in seen:
+                direct, data, weight = e.direct, e.data, e.weight * scripts
                 if k and direct != 0:
                     # A decoded part of an attack is one only where decoding was what it took.
                     if e.kind not in ("encoded", "disguised"):

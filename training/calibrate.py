@@ -1,6 +1,6 @@
 """Thresholds of the cascade, from ordinary text; most of it from sources that nothing was trained on.
 
-    python -m training.calibrate SWEEP.pt OUT.json
+    python -m training.calibrate SWEEP.pt WORDS.pt OUT.json
 
 What the sweep hands to the encoder is decided on long ordinary text: a window is *likely* when it is higher than 75 in 100
 ordinary windows, *certain* when higher than 999 in 1,000. Then the packed cascade reads the haystacks and the packages in
@@ -27,7 +27,6 @@ import torch
 
 from shieldkit.injection import Detector, load
 from shieldkit.injection.detector import HIGHEST_PEAK, MOST_LIKELY, PEAK, SHORT, together
-from shieldkit.injection.features import Vocabulary, words
 from shieldkit.injection.windows import WINDOW, around_peaks
 from shieldkit.text import canonicalise
 from training import sources
@@ -45,12 +44,11 @@ MISSED, SURE = 0.005, 3.0
 HEADS = {"direct": 0, "data": 1}
 
 
-def swept(path: str) -> np.ndarray:
+def swept(path: str, words: str) -> np.ndarray:
     """The sweep's highest logits in windows of ordinary long text, shape (windows, 2)."""
     from shieldkit.text.folding import fold
 
-    known, _ = vocabulary(Path("shieldkit/embedding/minilm_vocab.txt"))
-    vocab = Vocabulary.of(np.concatenate([words(w)[0] for w in known]))
+    vocab, _, _ = vocabulary(Path(words))
     model = Sweep(len(vocab))
     model.load_state_dict(torch.load(path))
     model.eval()
@@ -71,7 +69,7 @@ def swept(path: str) -> np.ndarray:
 def ordinary() -> Iterator[tuple[str, str]]:
     """Long ordinary text: haystacks by 200,000 characters, and files of packages that nothing was trained on."""
     for text in sources.haystacks().values():
-        for at in range(0, min(len(text), 1_400_000), 200_000):
+        for at in range(0, len(text), 200_000):
             yield "haystack", text[at : at + 200_000]
     rng = random.Random(1)
     for folder in sorted(p for p in sources.UNSEEN.glob("*") if p.is_dir()):
@@ -85,28 +83,30 @@ def ordinary() -> Iterator[tuple[str, str]]:
                 yield "unseen", text
 
 
-def views(
-    detector: Detector, text: str, likely: np.ndarray, certain: np.ndarray, least: float = 0.0
-) -> Iterator[tuple[str, str, float]]:
-    """The line and the whole of every window that the cascade reads of a long text, and its peak."""
-    canonical = canonicalise(text)
-    for part in (canonical.text, *(child.text for child in canonical.children)):
-        read = detector.sweep.read(part)
-        if len(read.logits):
-            margin = ((read.logits - likely) / (certain - likely)).max(axis=1).astype(np.float32)
-            windows = around_peaks(
-                margin, read.begins, read.ends, len(part), certain=1.0, likely=least, most=MOST_LIKELY
-            )
-            yield from ((w.line(part), w.whole(part), w.peak) for w in windows)
-
-
 def encoded(detector: Detector, text: str, likely: np.ndarray, certain: np.ndarray, least: float = 0.0) -> np.ndarray:
-    """The logits that are scored of every window that the cascade reads, shape (windows, 2)."""
-    found = [np.full((1, 2), -30.0)]
-    for line, whole, peak in views(detector, text, likely, certain, least):
-        both = together(detector._logits(line, [0, 1]), detector._logits(whole, [0, 1]))
-        found.append((both + PEAK * min(peak, HIGHEST_PEAK))[None])
-    return np.concatenate(found)
+    """The logits that are scored of every place that the cascade reads, shape (places, 2): windows that overlap are one."""
+    canonical = canonicalise(text)
+    parts = [(canonical.text, canonical.native)]
+    parts += [(child.text, lambda start, end, text=child.text: text[start:end]) for child in canonical.children]
+    found = [np.full(2, -30.0)]
+    for part, native in parts:
+        read, last = detector.sweep.read(part), 0
+        if not len(read.logits):
+            continue
+        margin = ((read.logits - likely) / (certain - likely)).max(axis=1).astype(np.float32)
+        windows = around_peaks(margin, read.begins, len(part), certain=1.0, likely=least, most=MOST_LIKELY)
+        for window in sorted(windows, key=lambda w: w.start):
+            line, whole = (
+                detector.view(part, native, start, end, [0, 1])
+                for start, end in (window.line(part), (window.start, window.end))
+            )
+            logits = together(line, whole) + PEAK * min(window.peak, HIGHEST_PEAK)
+            if window.start < last:
+                found[-1] = np.maximum(found[-1], logits)
+            else:
+                found.append(logits)
+            last = window.end
+    return np.array(found)
 
 
 def least(detector: Detector, attacks: list[str]) -> np.ndarray:
@@ -127,7 +127,7 @@ def halves(detector: Detector, texts: list[str]) -> tuple[np.ndarray, np.ndarray
 
 def main() -> None:
     """Calibrate."""
-    windows, detector = swept(sys.argv[1]), load()
+    windows, detector = swept(sys.argv[1], sys.argv[2]), load()
     likely, certain = np.quantile(windows, LIKELY, axis=0), np.quantile(windows, CERTAIN, axis=0)
     known = [e for e in sources.corpus() if 1 in (e.direct, e.data) and e.kind not in ("encoded", "special_token")]
     attacks = [e.text for e in random.Random(4).sample(known, 1200)]
@@ -161,7 +161,7 @@ def main() -> None:
             print(
                 f"   {kind}: the highest {np.round(top[:12], 2)} of {chars[kind] / MILLION_TOKENS:.2f} million tokens"
             )
-    Path(sys.argv[2]).write_text(json.dumps({"rows": out}, indent=1) + "\n", encoding="utf-8")
+    Path(sys.argv[3]).write_text(json.dumps({"rows": out}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -17,10 +17,32 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
-LAYERS, EXIT, WIDTH, HEADS, INNER, VOCABULARY, MOST = 6, 3, 384, 12, 1536, 30522, 160
+from shieldkit.injection.pieces import unigram
+
+LAYERS, EXIT, WIDTH, HEADS, INNER, MOST = 6, 3, 384, 12, 1536, 160
+PIECES = Path("shieldkit/injection/data/pieces.json")
+
+
+def rounded(x: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+    """As int8 between two bounds will have it; the gradient passes as if nothing had been rounded (Jacob et al. 2018)."""
+    step = ((high - low) / 255).clamp(min=1e-8)
+    return x + (torch.clamp(torch.round((x - low) / step), 0, 255) * step + low - x).detach()
+
+
+class Linear(nn.Linear):
+    """A layer that can be trained as it will be run: int8 inputs, scaled by text, and int8 weights, scaled by output."""
+
+    as_int8 = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.as_int8:
+            return super().forward(x)
+        with torch.no_grad():
+            low, high = x.amin((1, 2), keepdim=True).clamp(max=0), x.amax((1, 2), keepdim=True).clamp(min=0)
+            most = self.weight.abs().amax(1, keepdim=True)
+        return nn.functional.linear(rounded(x, low, high), rounded(self.weight, -most, most), self.bias)
 
 
 class Layer(nn.Module):
@@ -28,9 +50,9 @@ class Layer(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.query, self.key, self.value, self.out = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+        self.query, self.key, self.value, self.out = (Linear(WIDTH, WIDTH) for _ in range(4))
         self.norm1, self.norm2 = nn.LayerNorm(WIDTH, eps=1e-12), nn.LayerNorm(WIDTH, eps=1e-12)
-        self.up, self.down = nn.Linear(WIDTH, INNER), nn.Linear(INNER, WIDTH)
+        self.up, self.down = Linear(WIDTH, INNER), Linear(INNER, WIDTH)
         self.drop = nn.Dropout(0.1)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -63,9 +85,9 @@ class Reading(nn.Module):
 class Detector(nn.Module):
     """Token ids (batch, tokens; 0 is nothing) to logits after half of the layers, and after all: (batch, 2) each."""
 
-    def __init__(self) -> None:
+    def __init__(self, pieces: int) -> None:
         super().__init__()
-        self.words, self.places = nn.Embedding(VOCABULARY, WIDTH), nn.Embedding(512, WIDTH)
+        self.words, self.places = nn.Embedding(pieces, WIDTH), nn.Embedding(512, WIDTH)
         self.kind = nn.Parameter(torch.zeros(WIDTH))
         self.norm = nn.LayerNorm(WIDTH, eps=1e-12)
         self.layers = nn.ModuleList(Layer() for _ in range(LAYERS))
@@ -94,42 +116,15 @@ class Detector(nn.Module):
 
 def trained(path: Path | str) -> Detector:
     """A trained detector, ready to be asked."""
-    model = Detector()
-    model.load_state_dict(torch.load(path))
+    weights = torch.load(path)
+    model = Detector(len(weights["words.weight"]))
+    model.load_state_dict(weights)
     return model.eval()
 
 
-def pretrained(path: Path) -> Detector:
-    """The detector with MiniLM's weights in its encoder."""
-    w = load_file(path)
-    m = Detector()
-    e = "embeddings."
-    state = {
-        "words.weight": w[e + "word_embeddings.weight"], "places.weight": w[e + "position_embeddings.weight"],
-        "kind": w[e + "token_type_embeddings.weight"][0], "norm.weight": w[e + "LayerNorm.weight"], "norm.bias": w[e + "LayerNorm.bias"],
-    }  # fmt: skip
-    names = {"query": "attention.self.query", "key": "attention.self.key", "value": "attention.self.value",
-             "out": "attention.output.dense", "norm1": "attention.output.LayerNorm", "up": "intermediate.dense",
-             "down": "output.dense", "norm2": "output.LayerNorm"}  # fmt: skip
-    for i in range(LAYERS):
-        for ours, theirs in names.items():
-            for part in ("weight", "bias"):
-                state[f"layers.{i}.{ours}.{part}"] = w[f"encoder.layer.{i}.{theirs}.{part}"]
-    missing, unexpected = m.load_state_dict(state, strict=False)
-    assert not unexpected and {n.split(".")[0] for n in missing} <= {"early", "late"}, (missing, unexpected)
-    return m
-
-
-def wordpiece(vocabulary: Path):
-    """BERT's uncased WordPiece over the vocabulary file."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-
-    words = {w: i for i, w in enumerate(vocabulary.read_text(encoding="utf-8").splitlines())}
-    t = Tokenizer(models.WordPiece(vocab=words, unk_token="[UNK]", max_input_chars_per_word=100))
-    t.normalizer = normalizers.BertNormalizer(lowercase=True)
-    t.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    t.post_processor = processors.BertProcessing(("[SEP]", words["[SEP]"]), ("[CLS]", words["[CLS]"]))
-    return t
+def pieces(path: Path = PIECES):
+    """The tokenizer that ships, or that of another list of pieces."""
+    return unigram(json.loads(path.read_text(encoding="utf-8")))
 
 
 def encode(tokenizer, texts: list[str]) -> list[list[int]]:
@@ -169,16 +164,17 @@ def main() -> None:
     p.add_argument("--fold", type=int, default=0)
     p.add_argument("--examples", type=int, default=20000)
     p.add_argument("--epochs", type=int, default=1)
-    p.add_argument("--start", help="go on from these weights")
+    p.add_argument("--start", required=True, help="the weights to go on from: at first those of training.base")
     p.add_argument("--rate", type=float, default=1.5e-4)
     p.add_argument("--words", action="store_true", help="train the word embeddings too: other scripts need it")
+    p.add_argument("--seed", type=int, default=7)
+    p.add_argument("--int8", action="store_true", help="train with the roundings of what ships: for the last run")
     p.add_argument("--minutes", type=float, default=60, help="stop in time, whatever is left; the rate falls with it")
-    p.add_argument("--base", type=Path, required=True, help="model.safetensors of all-MiniLM-L6-v2")
-    p.add_argument("--vocabulary", type=Path, default=Path("shieldkit/embedding/minilm_vocab.txt"))
+    p.add_argument("--pieces", type=Path, default=PIECES)
     a = p.parse_args()
     torch.set_num_threads(1)
-    torch.manual_seed(7 + a.fold)
-    rng = random.Random(7 + a.fold)
+    torch.manual_seed(a.seed + a.fold)
+    rng = random.Random(a.seed + a.fold)
     with Path(a.set).open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
     if a.fold:
@@ -189,13 +185,12 @@ def main() -> None:
     for pool in pools:
         keys = sorted(pool, key=lambda r: rng.random() ** (1 / max(r["weight"], 1e-3)), reverse=True)
         rows += keys[: a.examples // 2]
-    tokenizer = wordpiece(a.vocabulary)
+    tokenizer = pieces(a.pieces)
     ids = encode(tokenizer, [r["text"] for r in rows])
     labels = torch.tensor([[-1 if r[h] is None else r[h] for h in ("direct", "data")] for r in rows]).float()
     weights = torch.tensor([min(1.5, max(0.3, r["weight"])) for r in rows])
-    model = pretrained(a.base)
-    if a.start:
-        model.load_state_dict(torch.load(a.start))
+    model = trained(a.start)
+    Linear.as_int8 = a.int8
     model.words.weight.requires_grad_(a.words)
     model.places.weight.requires_grad_(False)
     model.kind.requires_grad_(False)

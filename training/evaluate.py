@@ -67,11 +67,11 @@ def score(fold: int, model_path: str, out_path: str) -> None:
 
     import torch
 
-    from training.encoder import encode, padded, trained, wordpiece
+    from training.encoder import encode, padded, pieces, trained
 
     torch.set_num_threads(1)
     model = trained(model_path)
-    tokenizer = wordpiece(Path("shieldkit/embedding/minilm_vocab.txt"))
+    tokenizer = pieces()
     examples = list(texts(fold))
     flat = [(i, view) for i, e in enumerate(examples) for view in views(e.text)[:40]]
     ids = encode(tokenizer, [view for _, view in flat])

@@ -5,6 +5,7 @@ python -m training.export MODEL.pt OUT_FOLDER SET.jsonl
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import sys
@@ -13,11 +14,26 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from training.encoder import Detector, encode, padded, trained, wordpiece
+from training.encoder import Detector, encode, padded, pieces, trained
+
+
+class Words(torch.nn.Module):
+    """An embedding as int8, with a scale for each word: one for all would be that of the largest."""
+
+    def __init__(self, words: torch.nn.Embedding) -> None:
+        super().__init__()
+        weight = words.weight.detach()
+        scale = (weight.abs().amax(1, keepdim=True) / 127).clamp(min=1e-8)
+        self.register_buffer("scale", scale)
+        self.register_buffer("rounded", torch.round(weight / scale).to(torch.int8))
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.rounded[ids].float() * self.scale[ids]
 
 
 class Lower(torch.nn.Module):
@@ -25,7 +41,8 @@ class Lower(torch.nn.Module):
 
     def __init__(self, model: Detector) -> None:
         super().__init__()
-        self.model = model
+        self.model = copy.deepcopy(model)
+        self.model.words = Words(model.words)
 
     def forward(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         x = self.model.lower(ids)
@@ -51,8 +68,15 @@ def written(half: torch.nn.Module, example: torch.Tensor, given: str, found: lis
             half, (example,), str(plain), input_names=[given], output_names=found,
             dynamic_axes={name: {1: "tokens"} for name in (given, *found) if name != "logits"}, opset_version=17, dynamo=False,
         )  # fmt: skip
+        # Where to look is a matter of few weights and small differences: that stays as it is.
+        looks = [node.name for node in onnx.load(str(plain)).graph.node if "/look/" in node.name]
         quantize_dynamic(
-            plain, out, op_types_to_quantize=["MatMul", "Gather"], per_channel=True, weight_type=QuantType.QInt8
+            plain,
+            out,
+            nodes_to_exclude=looks,
+            op_types_to_quantize=["MatMul"],
+            per_channel=True,
+            weight_type=QuantType.QInt8,
         )
 
 
@@ -73,7 +97,7 @@ def main() -> None:
     lower, upper = session(folder / "encoder_lower.onnx"), session(folder / "encoder_upper.onnx")
     with Path(sys.argv[3]).open(encoding="utf-8") as lines:
         rows = [json.loads(line)["text"] for line in lines]
-    texts = encode(wordpiece(Path("shieldkit/embedding/minilm_vocab.txt")), rows[:: max(1, len(rows) // 400)])
+    texts = encode(pieces(), rows[:: max(1, len(rows) // 400)])
     off: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     with torch.inference_mode():
         for text in texts:

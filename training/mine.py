@@ -28,6 +28,11 @@ FROM, MOST, CHARS = 0.5, 1200, 500_000
 def texts() -> Iterator[tuple[str, str]]:
     """Source and text, in pieces of at most 60,000 characters."""
     rng = random.Random(43)
+    yield from (
+        (e.source, e.text)
+        for e in sources.corpus()
+        if 1 not in (e.direct, e.data) and e.role != "user" and e.source not in sources.EVALUATION_ONLY
+    )
     for name, text in sources.haystacks().items():
         for at in range(0, len(text), 60_000):
             yield f"haystack-{name}", text[at : at + 60_000]
@@ -55,9 +60,7 @@ def main() -> None:
             if not len(swept.logits) or found[source] >= MOST:
                 continue
             margin = ((swept.logits - detector._likely) / (detector._certain - detector._likely)).max(axis=1)
-            peaks = around_peaks(
-                margin.astype(np.float32), swept.begins, swept.ends, len(text), certain=1.0, likely=0.0, most=48
-            )
+            peaks = around_peaks(margin.astype(np.float32), swept.begins, len(text), certain=1.0, likely=0.0, most=48)
             for window in peaks:
                 for a, b in ((window.start, window.end), line(text, window.at)):
                     piece = text[a:b]
@@ -69,7 +72,7 @@ def main() -> None:
                             "data": 0,
                             "source": source,
                             "kind": "mined",
-                            "weight": 1.0,
+                            "weight": 3.0,
                             "folds": folds,
                         }
                         out.write(json.dumps(row) + "\n")

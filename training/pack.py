@@ -1,6 +1,6 @@
 """Writes the sweep's weights and the calibration of both stages to shieldkit/injection/data/sweep.npz.
 
-    python -m training.pack SWEEP.pt CALIBRATION.json
+    python -m training.pack SWEEP.pt WORDS.pt CALIBRATION.json
 
 Embeddings are kept as int8 with a scale a column, kernels as float16. Prints the digest for `detector.py`.
 """
@@ -17,14 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from shieldkit.injection.features import words
 from training.sweep_model import GAPS, Sweep, vocabulary
 
 OUT = Path(__file__).parents[1] / "shieldkit" / "injection" / "data" / "sweep.npz"
-VOCABULARY = Path(__file__).parents[1] / "shieldkit" / "embedding" / "minilm_vocab.txt"
 
 
-def arrays(path: str) -> dict[str, np.ndarray]:
+def arrays(path: str, words: str) -> dict[str, np.ndarray]:
     """What `shieldkit.injection.sweep.Sweep.of` reads."""
     state = torch.load(path)
     model = Sweep(len(state["own.weight"]))
@@ -32,9 +30,9 @@ def arrays(path: str) -> dict[str, np.ndarray]:
     with torch.inference_mode():
         table = model.table().numpy()
     scale = np.abs(table).max(axis=0) / 127
-    known, _ = vocabulary(VOCABULARY)
+    _, hashes, _ = vocabulary(Path(words))
     found = {
-        "vocabulary": np.concatenate([words(w)[0] for w in known]),
+        "vocabulary": hashes,
         "embeddings": np.round(table / scale).astype(np.int8),
         "embedding_scale": scale.astype(np.float32),
         "head": model.head.weight.detach().numpy()[:, :, 0].T.astype(np.float16),
@@ -61,8 +59,8 @@ def write(found: dict[str, np.ndarray], out: Path = OUT) -> str:
 
 def main() -> None:
     """Pack."""
-    found = arrays(sys.argv[1])
-    rows = json.loads(Path(sys.argv[2]).read_text(encoding="utf-8"))["rows"]
+    found = arrays(sys.argv[1], sys.argv[2])
+    rows = json.loads(Path(sys.argv[3]).read_text(encoding="utf-8"))["rows"]
     found["calibration"] = np.array(rows, np.float64)
     print(write(found), OUT.stat().st_size, "bytes")
 

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from shieldkit.injection.windows import WINDOW, line
 from training import phrases
 
 CORPORA = Path(os.environ.get("SHIELDKIT_CORPORA", Path(__file__).parents[2] / "shared" / "corpora"))
@@ -389,4 +390,36 @@ def indirect(
             attack = rng.choice(strong)
             text = buried(text, attack.text[:300], rng)
             found.append(Example(text, 1, 1, attack.source, "buried", attack.weight, "document", "", source))
+    return found
+
+
+def read_as_windows(
+    rng: random.Random, count: int, carrier: Iterator[tuple[str, str]], attacks: list[Example]
+) -> list[Example]:
+    """Attacks in long documents as the detector reads them: a window around a peak in the attack, or the peak's line.
+
+    The carrier is two or three windows of one source, so that the attack is diluted and cut as it will be.
+    """
+    found = []
+    for _ in range(count):
+        attack = rng.choice(attacks)
+        source, before = next(carrier)
+        after = next(text for s, text in carrier if s == source) if source.startswith("haystack") else next(carrier)[1]
+        payload = attack.text.strip()[:600]
+        glue = rng.choice(("\n", "\n", "\n", " ", "\n\n"))
+        text = before + glue + payload + glue + after
+        at = len(before) + len(glue) + rng.randrange(len(payload))
+        if rng.random() < 0.2:
+            start, end = line(text, at)
+        else:
+            start = max(0, min(at - WINDOW * 5 // 8, len(text) - WINDOW))
+            end = start + WINDOW
+        inside = min(end, len(before) + len(glue) + len(payload)) - max(start, len(before) + len(glue))
+        if inside < min(40, len(payload)):
+            continue
+        # Of a long attack the window may hold a part that is none by itself.
+        weight = attack.weight * (1.0 if inside > 0.6 * len(payload) else 0.5)
+        found.append(
+            Example(text[start:end], attack.direct, 1, attack.source, "buried", weight, "document", "", source)
+        )
     return found

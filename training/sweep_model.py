@@ -2,8 +2,8 @@
 
     python -m training.sweep_model SET.jsonl OUT.pt --fold K      trained without the sources of fold K (0: on everything)
 
-Word embeddings start from those of MiniLM's word pieces, projected by a matrix that is learned: a word that the training
-texts lack still stands near its likes. Four convolutions with growing gaps see 31 words; the score of a text is its
+Word embeddings start from those of the encoder's base model (`training/base.py`), projected by a matrix that is learned: a
+word that the training texts lack still stands near its likes. Four convolutions with growing gaps see 31 words; the score of a text is its
 highest position's, so what is learned is where an attack stands (multiple-instance learning with max pooling).
 """
 
@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from shieldkit.injection.features import SHAPES, Vocabulary, words
@@ -26,15 +25,11 @@ EMBEDDING, CHANNELS, GAPS = 32, 40, (1, 2, 4, 8)
 MOST = 200
 
 
-def vocabulary(path: Path) -> tuple[list[str], list[int]]:
-    """MiniLM's whole words, and their numbers there."""
-    kept = []
-    for number, word in enumerate(path.read_text(encoding="utf-8").splitlines()):
-        if not word.startswith(("##", "[")) or len(word) == 1:
-            hashed, _, _ = words(word)
-            if len(hashed) == 1:
-                kept.append((word, number))
-    return [w for w, _ in kept], [n for _, n in kept]
+def vocabulary(path: Path) -> tuple[Vocabulary, np.ndarray, torch.Tensor]:
+    """The sweep's words, their hashes, and an embedding for each row of its table: zeros for shapes."""
+    base = torch.load(path)
+    hashes = np.concatenate([words(w)[0] for w in base["words"]])
+    return Vocabulary.of(hashes), hashes, torch.cat([torch.zeros(SHAPES + 1, 384), base["vectors"]])
 
 
 class Sweep(nn.Module):
@@ -69,13 +64,6 @@ class Sweep(nn.Module):
         out = self.positions(rows).masked_fill((rows < 0)[:, None], -30.0)
         top = out.topk(min(3, out.shape[-1]), dim=-1).values
         return top.mean(-1)
-
-
-def pieces_of(base: Path, numbers: list[int]) -> torch.Tensor:
-    """MiniLM's embeddings of the vocabulary, scaled; zeros for shapes."""
-    w = load_file(base)["embeddings.word_embeddings.weight"]
-    w = (w - w.mean(0)) / w.std()
-    return torch.cat([torch.zeros(SHAPES + 1, 384), w[numbers]])
 
 
 def rows_of(vocab: Vocabulary, text: str) -> np.ndarray:
@@ -135,23 +123,21 @@ def main() -> None:
     p.add_argument("--fold", type=int, default=0)
     p.add_argument("--epochs", type=int, default=6)
     p.add_argument("--rate", type=float, default=2e-3)
-    p.add_argument("--base", type=Path, required=True, help="model.safetensors of all-MiniLM-L6-v2")
-    p.add_argument("--vocabulary", type=Path, default=Path("shieldkit/embedding/minilm_vocab.txt"))
+    p.add_argument("--words", type=Path, required=True, help="words.pt of training.base")
     a = p.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(11)
     with Path(a.set).open(encoding="utf-8") as lines:
         data = [json.loads(line) for line in lines]
     data = [r for r in data if a.fold not in r["folds"]] if a.fold else data
-    known, numbers = vocabulary(a.vocabulary)
-    vocab = Vocabulary.of(np.concatenate([words(w)[0] for w in known]))
+    vocab, _, vectors = vocabulary(a.words)
     rows = [rows_of(vocab, r["text"]) for r in data]
     keep = [i for i, r in enumerate(rows) if len(r)]
     labels = torch.tensor(
         [[-1 if data[i][h] is None else data[i][h] for h in ("direct", "data")] for i in keep]
     ).float()
     weights = torch.tensor([min(1.5, max(0.1, data[i]["weight"])) for i in keep])
-    model = Sweep(len(vocab), pieces_of(a.base, numbers))
+    model = Sweep(len(vocab), vectors)
     train([rows[i] for i in keep], labels, weights, model, epochs=a.epochs, rate=a.rate, seed=11)
     torch.save(model.state_dict(), a.out)
 

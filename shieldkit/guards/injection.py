@@ -49,7 +49,7 @@ class InjectionGuard:
     def __init__(self, settings: InjectionSettings) -> None:
         self._settings = settings
         self._detector: Detector = load()
-        self._judged: LRUCache[tuple[bytes, bool], Judgement] = LRUCache(_CACHED)  # by keyed digest, and for which head
+        self._judged: LRUCache[tuple[bytes, Role], Judgement] = LRUCache(_CACHED)  # by keyed digest, and as whose text
         self._lock = threading.Lock()
 
     def check(self, inspection: Inspection) -> Report:
@@ -59,36 +59,38 @@ class InjectionGuard:
         unread: dict[int, tuple[Span, ...]] = {}
         scores: dict[int, float] = {}
         for index, segment in inspection.texts():
-            data = segment.role in _DATA
-            judged = self._remembered(inspection.digest(index), data, partial(inspection.canonical, index), deadline)
+            judged = self._remembered(
+                inspection.digest(index), segment.role, partial(inspection.canonical, index), deadline
+            )
             scores[index] = judged.score
             if not judged.complete:
                 unread[index] = ()
-            rule = "indirect" if data else "direct"
+            rule = "indirect" if segment.role in _DATA else "direct"
             findings += [inspection.finding(rule, h.score, index, h.start, h.end, _WORDS[rule]) for h in judged.hits]
         split = list(self._split(inspection, scores, deadline))
         top = max([*scores.values(), *(finding.score for finding in split)], default=0.0)
         return Report((*findings, *split), unread, score=top)
 
-    def _remembered(self, key: bytes, data: bool, canonical: Callable[[], Canonical], deadline: float) -> Judgement:
+    def _remembered(self, key: bytes, role: Role, canonical: Callable[[], Canonical], deadline: float) -> Judgement:
         """A text is folded and judged once, as long as it is remembered."""
         with self._lock:
-            found = self._judged.get((key, data))
+            found = self._judged.get((key, role))
         if found is None:
             # Python cannot stop a thread: one that nobody waits for any more stops by itself.
             found = self._detector.judge(
                 canonical(),
-                data=data,
+                data=role in _DATA,
+                by_user=role is Role.USER,
                 most_likely=self._settings.encoder_windows,
                 proceed=lambda: time.monotonic() < deadline,
             )
             with self._lock:
-                self._judged[key, data] = found
+                self._judged[key, role] = found
         return found
 
-    def _joined(self, text: str, data: bool, deadline: float) -> float:
+    def _joined(self, text: str, role: Role, deadline: float) -> float:
         """The score of parts that together are one text."""
-        return self._remembered(digest(text), data, partial(canonicalise, text), deadline).score
+        return self._remembered(digest(text), role, partial(canonicalise, text), deadline).score
 
     def _split(self, inspection: Inspection, scores: dict[int, float], deadline: float) -> Iterator[Finding]:
         """What is cut into the strings of one message, keys included, or over the last turns of the user.
@@ -101,12 +103,12 @@ class InjectionGuard:
             if len(own) > 1:
                 # Of a long piece, only what is next to a seam can be half of something.
                 ends = " ".join(_ends(segments[i].text) for i in own[:MOST_PIECES])
-                score = self._joined(ends, message.role in _DATA, deadline)
+                score = self._joined(ends, message.role, deadline)
                 yield from self._whole(inspection, own, score, scores)
         turns = [i for i, s in inspection.texts() if s.role is Role.USER and s.kind is Kind.TEXT][-JOINED_TURNS:]
         if len(turns) > 1:
             joined = " ".join(segments[i].text[-JOINED_CHARS:] for i in turns)[-JOINED_CHARS:]
-            yield from self._whole(inspection, turns, self._joined(joined, False, deadline), scores)
+            yield from self._whole(inspection, turns, self._joined(joined, Role.USER, deadline), scores)
 
     def _whole(
         self, inspection: Inspection, pieces: Sequence[int], score: float, scores: dict[int, float]

@@ -10,33 +10,39 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from cachetools import LRUCache
 from numpy.typing import NDArray
 
-from shieldkit.embedding.model import vocabulary
 from shieldkit.errors import ModelFileError
 from shieldkit.injection.encoder import Encoder
 from shieldkit.injection.sweep import Sweep
 from shieldkit.injection.windows import WINDOW, Window, around_peaks
 from shieldkit.text import Canonical, digest
 
+Native: TypeAlias = Callable[[int, int], str]
+"""A part of a text as it was written (`Canonical.native`)."""
 DIRECT, DATA = 0, 1
 MOST_LIKELY = 192
 HIGHEST = (8.0, 8.0)
-"""Logits that no window reaches: of the first windows of 1,400 attacks the highest got 7.1 (direct) and 7.2 (data)."""
-PEAK, HIGHEST_PEAK = 2.0, 2.0
+"""Logits that no window reaches: of the first windows of 1,400 attacks the highest got 6.5 (direct) and 7.0 (data)."""
+LINE = 0.2
+"""How much the line of the peak counts by itself; the rest is the whole window's."""
+ALONE = 1.5
+"""How much lower a line counts whatever stands around it."""
+PLAIN = 0.5
+"""From which height of a peak on (1 is certain) its line may be an attack that the whole window does not show."""
+PEAK, HIGHEST_PEAK = 1.0, 2.0
 """What a sweep's peak that is certain adds to the encoder's logits, and how many times that at the most."""
-ALONE = 2.5
-"""How much lower a line counts by itself, whatever stands around it."""
 SHORT = 2000
 """Characters: up to there the encoder reads all but what the sweep is sure of, since it costs little; and 0.5 stands for one
 false alarm in 170 texts of users, not for so many a million tokens."""
@@ -44,9 +50,10 @@ REPORTED = 0.3
 _CACHED_VIEWS = 16_384
 _FOLDER = Path(__file__).parent / "data"
 _SHA256 = {
-    "sweep.npz": "987bc56e007adf2edeaf96d6795ee3b601880d75ae3c90b093f09e7f7ded29ad",
-    "encoder_lower.onnx": "5db5964b1da59af0cc4fffd7714ef198c9b678b96bfe7c12e9a51a97d6723e65",
-    "encoder_upper.onnx": "664f6360ea2dc28d05e7013d3fd5f3758f62b26cabdb2a2debf3240268f53d1f",
+    "sweep.npz": "313d3c73998cd9a11860571b884fed594b81ed157f2f50d771533e0992d944b3",
+    "encoder_lower.onnx": "cecbf071aa253ac8a5ecaed56437e77efb674cf7ab65903eaabb4b2454fd0427",
+    "encoder_upper.onnx": "930b1c6cba24e988a604098fe63b1d3baca20c5758df42d17b4d977b80bec395",
+    "pieces.json": "c0f66d368ffbef6881229b29c6578d85d2846ef9258f0bb7f5f59cf74fe8e1eb",
 }  # fmt: skip
 
 
@@ -107,27 +114,41 @@ class Detector:
         canonical: Canonical,
         *,
         data: bool = False,
+        by_user: bool = True,
         most_likely: int = MOST_LIKELY,
         proceed: Callable[[], bool] = lambda: True,
     ) -> Judgement:
         """Judge a text and all that is decoded from it. `proceed` is asked before each window; `TimeoutError` on no.
 
-        What tries to override instructions has no place in data either: with `data`, both heads are asked.
+        What tries to override instructions has no place in data either: with `data`, both heads are asked. The threshold of
+        short texts holds for what comes `by_user`, on which it was set.
         """
         # What is decoded out of a long text is as long: there may be much of it.
-        read = partial(self._read, data=data, short=len(canonical.text) <= SHORT, most=most_likely, proceed=proceed)
-        found = [read(canonical.text)]
+        short = len(canonical.text) <= SHORT
+        stage = self._brief if short and by_user and not data else self._encoded
+        read = partial(self._read, data=data, short=short, stage=stage, most=most_likely, proceed=proceed)
+        found = [read(canonical.text, canonical.native)]
         top, hits, encoded = found[0].score, [], found[0].encoded
         hits += [Hit(h.score, *canonical.span(h.start, h.end)) for h in found[0].hits]
         for child in canonical.children:
-            inner = read(child.text)
+            inner = read(child.text, partial(_slice, child.text))
             top, encoded = max(top, inner.score), encoded + inner.encoded
             if inner.hits:
                 hits.append(Hit(inner.score, child.start, child.end))
         hits = _merged(sorted(hits, key=lambda h: (h.start, h.end)))
         return Judgement(top, tuple(hits), encoded, canonical.complete)
 
-    def _read(self, text: str, *, data: bool, short: bool, most: int, proceed: Callable[[], bool]) -> Judgement:
+    def _read(
+        self,
+        text: str,
+        native: Native,
+        *,
+        data: bool,
+        short: bool,
+        stage: Stage,
+        most: int,
+        proceed: Callable[[], bool],
+    ) -> Judgement:
         heads = [DIRECT, DATA] if data else [DIRECT]
 
         def margin(logits: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -140,31 +161,35 @@ class Detector:
         if not len(swept.logits):
             return Judgement(0.0)
         likely = float(self._least[heads].min()) if short else 0.0
-        stage = self._brief if short and not data else self._encoded
-        windows = around_peaks(swept.logits, swept.begins, swept.ends, len(text), certain=1.0, likely=likely, most=most)
+        windows = around_peaks(swept.logits, swept.begins, len(text), certain=1.0, likely=likely, most=most)
         top = self._swept.score(swept.top, heads) if not windows else 0.0
         hits: list[Hit] = []
         for window in windows:
             if not proceed():
                 raise TimeoutError
-            score = self._score(window, text, heads, stage)
+            score = self._score(window, text, native, heads, stage)
             top = max(top, score)
             if score >= REPORTED:
                 hits.append(Hit(score, window.start, window.end))
         return Judgement(top, tuple(hits), len(windows))
 
-    def _score(self, window: Window, text: str, heads: list[int], stage: Stage) -> float:
-        """The score of both views of a window, and of its peak: its line first, the rest only where that can matter.
+    def _score(self, window: Window, text: str, native: Native, heads: list[int], stage: Stage) -> float:
+        """The score of both views of a window, and of its peak: the whole first, its line only where that can matter.
 
-        A line so low that not even a whole window of `HIGHEST` would make an alarm is read alone.
+        That is in a short text, at a plain peak, and where a line of `HIGHEST` would make an alarm of the whole.
         """
         from_sweep = np.float32(PEAK * min(window.peak, HIGHEST_PEAK))
-        of_line = self._logits(window.line(text), heads)
-        logits = of_line - np.float32(ALONE)
-        could_be = (of_line + np.array(HIGHEST)) / 2 + from_sweep
-        if len(text) <= WINDOW or (could_be >= stage.shift)[heads].any():
-            logits = together(of_line, self._logits(window.whole(text), heads))
+        logits = whole = self.view(text, native, window.start, window.end, heads)
+        could_be = LINE * np.array(HIGHEST) + (1 - LINE) * whole + from_sweep
+        if len(text) <= WINDOW or window.peak >= PLAIN or (could_be >= stage.shift)[heads].any():
+            logits = together(self.view(text, native, *window.line(text), heads), whole)
         return stage.score(logits + from_sweep, heads)
+
+    def view(self, text: str, native: Native, start: int, end: int, heads: list[int]) -> NDArray[np.float32]:
+        """The encoder's logits of a part of a text; the higher ones where its words stand for others as they were written."""
+        folded, written = text[start:end], native(start, end)
+        logits = self._logits(folded, heads)
+        return logits if written == folded else np.maximum(logits, self._logits(written, heads))
 
     def _logits(self, view: str, heads: list[int]) -> NDArray[np.float32]:
         """The encoder's logits of a view, from memory where it has read the same before."""
@@ -178,9 +203,13 @@ class Detector:
         return known
 
 
+def _slice(text: str, start: int, end: int) -> str:
+    return text[start:end]
+
+
 def together(line: NDArray[np.float32], whole: NDArray[np.float32]) -> NDArray[np.float32]:
     """The logits of a window, from those of its two views."""
-    return np.asarray(np.maximum((line + whole) / 2, line - ALONE), np.float32)
+    return np.asarray(np.maximum(LINE * line + (1 - LINE) * whole, line - ALONE), np.float32)
 
 
 def _merged(hits: list[Hit]) -> list[Hit]:
@@ -202,7 +231,8 @@ def load() -> Detector:
         arrays: dict[str, Any] = {name: file[name] for name in file.files}
     calibration = arrays["calibration"].astype(np.float64)
     let_go = calibration[:, 6].astype(np.float32)
-    encoder = Encoder(_verified("encoder_lower.onnx"), _verified("encoder_upper.onnx"), vocabulary(), let_go)
+    pieces = json.loads(_verified("pieces.json"))
+    encoder = Encoder(_verified("encoder_lower.onnx"), _verified("encoder_upper.onnx"), pieces, let_go)
     return Detector(Sweep.of(arrays), encoder, calibration)
 
 

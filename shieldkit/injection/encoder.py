@@ -1,8 +1,8 @@
 """The second stage: a small transformer that reads the windows which the sweep could not settle.
 
-all-MiniLM-L6-v2 (Wang et al. 2020; Apache-2.0), fine-tuned here (`training/encoder.py`), as int8 on ONNX Runtime, in two
-halves: after the lower one most ordinary windows can be let go, the upper one reads the others to the end (early exit;
-Xin et al. 2020, "DeeBERT"). Like the sweep it answers two logits, `direct` and `data`. More word pieces than it was
+Six layers of multilingual-e5-small (Wang et al. 2024; MIT), fine-tuned here (`training/encoder.py`), as int8 on ONNX Runtime,
+in two halves: after the lower one most ordinary windows can be let go, the upper one reads the others to the end (early exit;
+Xin et al. 2020, "DeeBERT"). Like the sweep it answers two logits, `direct` and `data`. More pieces than it was
 trained on are read in parts that overlap; nothing is cut off.
 """
 
@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shieldkit.embedding.model import printable, wordpiece
+from shieldkit.embedding.model import printable
 from shieldkit.errors import ModelFileError
+from shieldkit.injection.pieces import unigram
 
 MOST_PIECES = 158
 OVERLAP = 32
@@ -27,9 +28,15 @@ class Encoder:
     """Text to logits. Safe under threads."""
 
     def __init__(
-        self, lower: bytes, upper: bytes, vocabulary: str, let_go: NDArray[np.float32], *, threads: int | None = None
+        self,
+        lower: bytes,
+        upper: bytes,
+        pieces: Sequence[tuple[str, float]],
+        let_go: NDArray[np.float32],
+        *,
+        threads: int | None = None,
     ) -> None:
-        """`lower` and `upper` are the ONNX files' content, `vocabulary` WordPiece's, a word a line.
+        """`lower` and `upper` are the ONNX files' content, `pieces` the vocabulary.
 
         What the lower half gives less than `let_go`, shape (2,), is not read further. Raises `ModelFileError`.
         """
@@ -38,7 +45,7 @@ class Encoder:
             _session("encoder_upper.onnx", upper, threads),
         )
         self._let_go = let_go
-        self._tokenizer = wordpiece(vocabulary)
+        self._tokenizer = unigram(pieces)
         self._first, self._last = self._tokenizer.encode("").ids
 
     def read(self, text: str, heads: Sequence[int] = (0, 1)) -> NDArray[np.float32]:

@@ -97,14 +97,14 @@ class Vocabulary:
         """The number of rows that a table of embeddings needs: shapes first, then words."""
         return SHAPES + len(self.hashes)
 
-    def numbers(self, text: str, hashed: U64, begins: Places, ends: Places) -> NDArray[np.int32]:
+    def numbers(self, text: str, hashed: U64, begins: Places, ends: Places) -> NDArray[np.uint16]:
         """The row of each word in a table of embeddings."""
         found = self.entries[hashed >> np.uint64(64 - _TABLE_BITS)]
-        rows = found.astype(np.int32) + SHAPES
+        rows = found + np.uint16(SHAPES)
         unknown = np.flatnonzero((found == 0) | (self.hashes[found] != hashed))
         if len(unknown):
             rows[unknown] = _shapes(_points(text), begins[unknown], ends[unknown])
-        return np.asarray(rows, np.int32)
+        return np.asarray(rows, np.uint16)
 
 
 def _shapes(points: NDArray[np.uint8] | NDArray[np.uint32], begins: Places, ends: Places) -> NDArray[np.int32]:

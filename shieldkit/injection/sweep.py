@@ -29,12 +29,11 @@ _BLANK = re.compile(r"\s")
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """Words of a text, `begins` and `ends` in characters, the `logits` of each, (words, 2) or what was made of them, and the
+    """Where the words of a text begin, in characters, the `logits` of each, (words, 2) or what was made of them, and the
     highest logit of each head, `top` (2,).
     """
 
     begins: Places
-    ends: Places
     logits: Floats
     top: Floats
 
@@ -66,31 +65,33 @@ class Sweep:
 
     def read(self, text: str, of: Callable[[Floats], Floats] = lambda logits: logits) -> Swept:
         """Read all of a (canonical) text. `of` is applied piece by piece, so that not all logits need be kept."""
-        rows, begins, ends = self._words(text)
+        rows, begins = self._words(text)
         top, made = np.full(2, -np.inf, np.float32), of(np.zeros((0, 2), np.float32))
         kept = np.empty((len(rows), *made.shape[1:]), np.float32)
         for start in range(0, len(rows), _PIECE):
             logits = self._piece(rows, start, min(start + _PIECE, len(rows)))
             np.maximum(top, logits.max(axis=0), out=top)
             kept[start : start + _PIECE] = of(logits)
-        return Swept(begins, ends, kept, top)
+        return Swept(begins, kept, top)
 
-    def _words(self, text: str) -> tuple[NDArray[np.int32], Places, Places]:
-        """Row, begin and end of each word, made in parts of the text so that the memory it takes stays small."""
-        parts: list[tuple[NDArray[np.int32], Places, Places]] = []
+    def _words(self, text: str) -> tuple[NDArray[np.uint16], Places]:
+        """Row and begin of each word, made in parts of the text so that the memory it takes stays small."""
+        of_rows: list[NDArray[np.uint16]] = []
+        of_begins: list[Places] = []
         start = 0
-        while not parts or start < len(text):
+        while not of_rows or start < len(text):
             blank = _BLANK.search(text, start + _PART)
             end = blank.end() if blank else len(text)
             part = text[start:end]
             hashed, begins, ends = words(part)
-            rows = self.vocabulary.numbers(part, hashed, begins, ends)
-            parts.append((rows, (begins + start).astype(np.int32), (ends + start).astype(np.int32)))
+            of_rows.append(self.vocabulary.numbers(part, hashed, begins, ends))
+            of_begins.append((begins + start).astype(np.int32))
             start = end
-        of_rows, of_begins, of_ends = zip(*parts, strict=True)
-        return np.concatenate(of_rows), np.concatenate(of_begins), np.concatenate(of_ends)
+        rows = np.concatenate(of_rows)
+        of_rows.clear()
+        return rows, np.concatenate(of_begins)
 
-    def _piece(self, rows: NDArray[np.int32], start: int, end: int) -> Floats:
+    def _piece(self, rows: NDArray[np.uint16], start: int, end: int) -> Floats:
         """Positions `[start, end)`, from what they can see. Beyond the text's ends stand zeros, in every layer."""
         first, last = start - REACH, end + REACH
         low, high = max(0, first), min(len(rows), last)

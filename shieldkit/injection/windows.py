@@ -31,14 +31,10 @@ class Window:
     at: int
     peak: float
 
-    def line(self, text: str) -> str:
-        """The line or sentence of the peak, as far as it lies in the window."""
+    def line(self, text: str) -> tuple[int, int]:
+        """Where the line or sentence of the peak is, as far as it lies in the window."""
         start, end = line(text, self.at)
-        return text[max(start, self.start) : min(end, self.end)]
-
-    def whole(self, text: str) -> str:
-        """All of it."""
-        return text[self.start : self.end]
+        return max(start, self.start), min(end, self.end)
 
 
 def line(text: str, at: int) -> tuple[int, int]:
@@ -50,7 +46,7 @@ def line(text: str, at: int) -> tuple[int, int]:
 
 
 def around_peaks(
-    scores: NDArray[np.float32], begins: Places, ends: Places, length: int, *, certain: float, likely: float, most: int
+    scores: NDArray[np.float32], begins: Places, length: int, *, certain: float, likely: float, most: int
 ) -> list[Window]:
     """Windows, highest peak first: around every peak from `certain` on, and around up to `most` from `likely` on.
 
@@ -66,18 +62,20 @@ def around_peaks(
         peak = float(left[at])
         if peak < likely or (peak < certain and len(found) >= most):
             break
-        start, end = _placed(int(begins[at]), begins, ends, length)
+        start, end = _placed(int(begins[at]), begins, length)
         found.append(Window(start, end, int(begins[at]), peak))
         # What is well inside of this window need not be read again.
         inner = max(1, (end - start) // 4)
-        left[np.searchsorted(begins, start + inner) : np.searchsorted(ends, end - inner, "right")] = -np.inf
+        left[np.searchsorted(begins, start + inner) : np.searchsorted(begins, end - inner)] = -np.inf
         left[at] = -np.inf
     return found
 
 
-def _placed(at: int, begins: Places, ends: Places, length: int) -> tuple[int, int]:
-    """From a word's beginning to a word's end, with the peak in the second half: what is asked often comes last."""
+def _placed(at: int, begins: Places, length: int) -> tuple[int, int]:
+    """From a word's beginning to that of another, with the peak in the second half: what is asked often comes last."""
     start = max(0, min(at - _BEFORE, length - WINDOW))
     start = int(begins[min(int(np.searchsorted(begins, start)), len(begins) - 1)])
-    stop = int(np.searchsorted(ends, start + WINDOW, "right")) - 1
-    return start, max(int(ends[stop]) if stop >= 0 else 0, min(start + WINDOW, length) if stop < 0 else 0, start + 1)
+    if start + WINDOW >= length:
+        return start, length
+    end = int(begins[int(np.searchsorted(begins, start + WINDOW, "right")) - 1])
+    return start, end if end > at else start + WINDOW  # a long word is cut
