@@ -5,7 +5,7 @@
 What the sweep hands to the encoder is decided on long ordinary text: a window is *likely* when it is higher than 75 in 100
 ordinary windows, *certain* when higher than 999 in 1,000. Then the packed cascade reads the haystacks and the packages in
 `SHIELDKIT_UNSEEN`: a head's threshold is the lowest logit at which it raises no more alarms than `ALLOWED`. For short texts of
-users it is the one at which no more than `ALLOWED_CHATS` of the prompts that are for evaluation only raise an alarm, if that is
+users it is the quantile of the prompts that are for evaluation only above which `ALLOWED_CHATS` of them are, if that is
 lower. The slope is a convention, the same for both heads: 0.3 is 1.4 logits below 0.5.
 
 A short text is left to the sweep alone where that is lower than all but `MISSED` of short attacks; the encoder lets go after

@@ -1,8 +1,8 @@
 """Which windows of a text the second stage reads.
 
 Windows are placed around the sweep's peaks, not on a grid: the same words get the same window wherever they stand in a
-text. A text that fits one window is one. Each window is read twice: whole, and the line or sentence of its peak alone, so
-that a short attack in a long text is not diluted by what stands around it.
+text. A text that fits one window is one. A window is read whole, and where that can matter the line or sentence of its peak
+alone too, so that a short attack in a long text is not diluted by what stands around it.
 """
 
 from __future__ import annotations

@@ -55,3 +55,13 @@ def test_the_sweep_finds_what_each_decoder_finds_by_itself(text: str) -> None:
     by_sweep = {(d.disguise, d.text, d.start, d.end) for d in decoding.on_folded(folded)}
     by_itself = {(d.disguise, d.text, d.start, d.end) for decoder in decoding.FOLDED for d in decoder.read(folded.text)}
     assert by_sweep == by_itself
+
+
+@pytest.mark.parametrize("name", [n for n in DISGUISES if n not in ("case", "tag_characters")])
+@pytest.mark.parametrize("before", [0, 12, 25])
+def test_a_long_disguised_text_is_undone_to_its_end(name: str, before: int) -> None:
+    said = "The committee met on Tuesday and approved the minutes of the last meeting without any changes. "
+    hidden = DISGUISES[name](said * before + PHRASE + ". " + said * (25 - before))
+    canonical = canonicalise("Nothing to see in this line.\n" * 300 + hidden + "\nMore of the same follows." * 300)
+    tight = [text.replace(" ", "") for text in (canonical.text, *(child.text for child in canonical.children))]
+    assert any(PHRASE.replace(" ", "") in text for text in tight)
