@@ -1,8 +1,8 @@
-"""Fine-tunes MiniLM for the second stage.
+"""Fine-tunes six layers of multilingual-e5-small for the second stage.
 
-    python -m training.encoder SET.jsonl OUT --fold K     trained without the sources of fold K (0: on everything)
+    python -m training.encoder SET.jsonl OUT --fold K     trained without the sources of fold K (0: on everything; 4: without any fold's)
 
-The encoder is all-MiniLM-L6-v2 (Apache-2.0; Wang et al. 2020, "MiniLM"). For each question (direct, data)
+The base is made by `training.base` (Wang et al. 2024; MIT). For each question (direct, data)
 it is read twice: after half of the layers, where most windows can be let go, and after all of them (early exit; Xin et al.
 2020, "DeeBERT"). A reading is attention pooling beside mean pooling, and one linear layer.
 """
@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from shieldkit.injection.pieces import unigram
+from training.sources import ALL_FOLDS
 
 LAYERS, EXIT, WIDTH, HEADS, INNER, MOST = 6, 3, 384, 12, 1536, 160
 PIECES = Path("shieldkit/injection/data/pieces.json")
@@ -178,7 +179,7 @@ def main() -> None:
     with Path(a.set).open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
     if a.fold:
-        rows = [r for r in rows if a.fold not in r["folds"]]
+        rows = [r for r in rows if a.fold not in r["folds"] and not (a.fold == ALL_FOLDS and r["folds"])]
     # A draw by weight, attacks and ordinary text alike in number.
     pools = [[r for r in rows if (r["direct"] == 1 or r["data"] == 1) == side] for side in (True, False)]
     rows = []

@@ -32,7 +32,13 @@ from shieldkit.text import Canonical, digest
 Native: TypeAlias = Callable[[int, int], str]
 """A part of a text as it was written (`Canonical.native`)."""
 DIRECT, DATA = 0, 1
-MOST_LIKELY = 192
+MOST_LIKELY = 640
+CLOSELY = 64
+"""How many windows of a text are read whole; of the others first the line of the peak, which says for most that there is
+nothing, in a fraction of the time.
+"""
+GLANCE = -4.0
+"""Logits: a line that is lower lets its window go. Of the lines of attacks that were found 3 in a hundred are."""
 HIGHEST = (8.0, 8.0)
 """Logits that no window reaches: of the first windows of 1,400 attacks the highest got 6.8 (direct) and 6.9 (data)."""
 LINE = 0.2
@@ -164,21 +170,29 @@ class Detector:
         windows = around_peaks(swept.logits, swept.begins, len(text), certain=1.0, likely=likely, most=most)
         top = self._swept.score(swept.top, heads) if not windows else 0.0
         hits: list[Hit] = []
-        for window in windows:
+        for rank, window in enumerate(windows):
             if not proceed():
                 raise TimeoutError
-            score = self._score(window, text, native, heads, stage)
+            glance = rank >= CLOSELY and window.peak < PLAIN
+            score = self._score(window, text, native, heads, stage, glance)
             top = max(top, score)
             if score >= REPORTED:
                 hits.append(Hit(score, window.start, window.end))
         return Judgement(top, tuple(hits), len(windows))
 
-    def _score(self, window: Window, text: str, native: Native, heads: list[int], stage: Stage) -> float:
+    def _score(
+        self, window: Window, text: str, native: Native, heads: list[int], stage: Stage, glance: bool
+    ) -> float:
         """The score of both views of a window, and of its peak: the whole first, its line only where that can matter.
 
-        That is in a short text, at a plain peak, and where a line of `HIGHEST` would make an alarm of the whole.
+        That is in a short text, at a plain peak, and where a line of `HIGHEST` would make an alarm of the whole. At a `glance`
+        the line comes first, and may settle it.
         """
         from_sweep = np.float32(PEAK * min(window.peak, HIGHEST_PEAK))
+        if glance:
+            line = self.view(text, native, *window.line(text), heads)
+            if (line < GLANCE)[heads].all():
+                return stage.score(line - np.float32(ALONE) + from_sweep, heads)
         logits = whole = self.view(text, native, window.start, window.end, heads)
         could_be = LINE * np.array(HIGHEST) + (1 - LINE) * whole + from_sweep
         if len(text) <= WINDOW or window.peak >= PLAIN or (could_be >= stage.shift)[heads].any():
