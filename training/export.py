@@ -5,7 +5,6 @@ python -m training.export MODEL.pt OUT_FOLDER SET.jsonl
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import sys
@@ -19,7 +18,8 @@ import onnxruntime
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from training.encoder import Detector, encode, padded, pieces, trained
+from shieldkit.injection.encoder import SLOWER
+from training.encoder import EXIT, HEADS, WIDTH, Detector, Layer, Reading, encode, padded, pieces, trained
 
 
 class Words(torch.nn.Module):
@@ -36,17 +36,45 @@ class Words(torch.nn.Module):
         return self.rounded[ids].float() * self.scale[ids]
 
 
+class Together(torch.nn.Module):
+    """A layer for one text: query, key and value are one product, and there is nothing to mask."""
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__()
+        parts = (layer.query, layer.key, layer.value)
+        self.qkv = torch.nn.Linear(WIDTH, 3 * WIDTH)
+        self.qkv.weight.data = torch.cat([part.weight for part in parts]).detach()
+        self.qkv.bias.data = torch.cat([part.bias for part in parts]).detach()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        b, t, _ = x.shape
+        q, k, v = (part.view(b, t, HEADS, -1).transpose(1, 2) for part in self.qkv(x).split(WIDTH, -1))
+        a = torch.softmax(torch.matmul(q, k.transpose(-1, -2)) / (WIDTH // HEADS) ** 0.5, -1)
+        own = self.layer
+        x = own.norm1(x + own.out(torch.matmul(a, v).transpose(1, 2).reshape(b, t, WIDTH)))
+        return own.norm2(x + own.down(torch.nn.functional.gelu(own.up(x))))
+
+
+def read(reading: Reading, x: torch.Tensor) -> torch.Tensor:
+    """The logits of a reading, of one text."""
+    look = torch.softmax(reading.look(x), 1).transpose(1, 2)
+    both = torch.cat([torch.matmul(look, x), x.mean(1, keepdim=True).expand(-1, 2, -1)], -1)
+    return (both * reading.head).sum(-1) + reading.bias
+
+
 class Lower(torch.nn.Module):
     """Ids (1, tokens) to hidden states and early logits."""
 
     def __init__(self, model: Detector) -> None:
         super().__init__()
-        self.model = copy.deepcopy(model)
-        self.model.words = Words(model.words)
+        self.words, self.norm, self.early = Words(model.words), model.norm, model.early
+        self.register_buffer("places", (model.places.weight + model.kind).detach())
+        self.layers = torch.nn.Sequential(*map(Together, model.layers[:EXIT]))
 
     def forward(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        x = self.model.lower(ids)
-        return x, self.model.early(x, torch.ones_like(x[..., 0]))
+        x = self.layers(self.norm(self.words(ids) + self.places[None, : ids.shape[1]]))
+        return x, read(self.early, x)
 
 
 class Upper(torch.nn.Module):
@@ -54,10 +82,10 @@ class Upper(torch.nn.Module):
 
     def __init__(self, model: Detector) -> None:
         super().__init__()
-        self.model = model
+        self.layers, self.late = torch.nn.Sequential(*map(Together, model.layers[EXIT:])), model.late
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.model.upper(hidden, torch.ones_like(hidden[..., 0]))
+        return read(self.late, self.layers(hidden))
 
 
 def written(half: torch.nn.Module, example: torch.Tensor, given: str, found: list[str], out: Path) -> None:
@@ -69,7 +97,11 @@ def written(half: torch.nn.Module, example: torch.Tensor, given: str, found: lis
             dynamic_axes={name: {1: "tokens"} for name in (given, *found) if name != "logits"}, opset_version=17, dynamo=False,
         )  # fmt: skip
         # Where to look is a matter of few weights and small differences: that stays as it is.
-        looks = [node.name for node in onnx.load(str(plain)).graph.node if "/look/" in node.name]
+        graph = onnx.load(str(plain)).graph
+        given_weights = {weight.name for weight in graph.initializer}
+        looks = [
+            node.name for node in graph.node if "/look/" in node.name or not given_weights.intersection(node.input)
+        ]
         quantize_dynamic(
             plain,
             out,
@@ -84,7 +116,7 @@ def session(path: Path) -> onnxruntime.InferenceSession:
     """One thread."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(path), options)
+    return onnxruntime.InferenceSession(str(path), options, disabled_optimizers=SLOWER)
 
 
 def main() -> None:
