@@ -14,10 +14,11 @@ from dataclasses import dataclass
 
 from cachetools import LRUCache
 
-from shieldkit.conversation import Segment
+from shieldkit.conversation import Role, Segment
 from shieldkit.errors import SelfTestError
 from shieldkit.guards.base import Inspection, Pending, Report
-from shieldkit.markers import Marker, MarkerEngine, runs
+from shieldkit.markers import Marker, MarkerEngine, dense, runs
+from shieldkit.markers.density import SCORE as DENSITY
 from shieldkit.markers.engine import AMBIGUOUS, BELOW
 from shieldkit.markers.runs import pending as runs_pending
 from shieldkit.outcome import Finding, Span, Stage
@@ -33,6 +34,7 @@ _WORDS = {
     "template_marker": "a marker that templates use, and ordinary text too",
     "role_header": "a role header at the start of a line",
     "sink_run": "a long run of one character or unit",
+    "delimiter_density": "a long passage of delimiters",
     "hidden_text": "text hidden in tag characters or variation selectors",
     "invisible_text": "invisible characters inside words",
     "bidi_override": "a character that turns the direction of text around",
@@ -68,9 +70,13 @@ class MarkerGuard:
 
     @property
     def streamable(self) -> int | None:
-        """What is ambiguous weighs more near the end of a text: a threshold among those scores needs the real end."""
+        """What is ambiguous weighs more near the end of a text: a threshold among those scores needs the real end.
+
+        So does one that counts how dense a passage is, which shows when it is long.
+        """
         thresholds = [self._settings.threshold, *(r.threshold for r in self._settings.rules.values())]
-        return None if any(t is not None and AMBIGUOUS < t <= BELOW for t in thresholds) else CONTEXT_CHARS
+        dense = self._settings.threshold_for("delimiter_density", Role.ASSISTANT) <= DENSITY
+        return None if dense or any(t is not None and AMBIGUOUS < t <= BELOW for t in thresholds) else CONTEXT_CHARS
 
     def reads(self, segment: Segment) -> bool:
         """Everything, trusted text too."""
@@ -109,7 +115,7 @@ class MarkerGuard:
         return judged
 
     def _judge(self, canonical: Canonical) -> _Judged:
-        found: list[Marker | Signal] = [*self._engine.find(canonical), *runs(canonical)]
+        found: list[Marker | Signal] = [*self._engine.find(canonical), *runs(canonical), *dense(canonical)]
         found += signals(canonical.original)
         kept = sorted(found, key=lambda m: -m.score)[:MAX_FINDINGS]
         return _Judged(tuple(sorted(kept, key=lambda m: (m.start, m.end))), canonical.complete)

@@ -180,9 +180,7 @@ class Detector:
                 hits.append(Hit(score, window.start, window.end))
         return Judgement(top, tuple(hits), len(windows))
 
-    def _score(
-        self, window: Window, text: str, native: Native, heads: list[int], stage: Stage, glance: bool
-    ) -> float:
+    def _score(self, window: Window, text: str, native: Native, heads: list[int], stage: Stage, glance: bool) -> float:
         """The score of both views of a window, and of its peak: the whole first, its line only where that can matter.
 
         That is in a short text, at a plain peak, and where a line of `HIGHEST` would make an alarm of the whole. At a `glance`

@@ -5,10 +5,12 @@ Its modules:
     catalogue.py   the known ones, with their families and sources
     engine.py      one pass over folded text, classified
     runs.py        padding: long runs of one character or one token
+    density.py     padding without a period: passages of delimiters
 """
 
 from shieldkit.markers.catalogue import Token, catalogue
+from shieldkit.markers.density import dense
 from shieldkit.markers.engine import Marker, MarkerEngine
 from shieldkit.markers.runs import runs
 
-__all__ = ["Marker", "MarkerEngine", "Token", "catalogue", "runs"]
+__all__ = ["Marker", "MarkerEngine", "Token", "catalogue", "dense", "runs"]

@@ -29,6 +29,8 @@ VERBATIM, DISGUISED, SHAPED, FRAMED, OTHER_CASE, AMBIGUOUS = 1.0, 0.9, 0.8, 0.7,
 EDGE_CHARS, EDGE_SHARE, EDGE_BONUS = 64, 0.05, 0.1
 BELOW = 0.45  # what is ambiguous by itself stays below the usual threshold, also at an edge
 LONGEST_SHAPE = 64
+LEAST_REPEATED, LONGEST_REPEATED = 6, 16
+"""How many of the same token in a row are a run, and how long one may be with what follows it (`runs.MAX_UNIT`)."""
 
 _SHAPES = (
     r"<\s*\|[^|<>\n]*\|\s*>",
@@ -119,6 +121,7 @@ class MarkerEngine:
             *_headers(canonical, data, lines),
         ]
         found = [_weighed(marker, len(canonical.original)) for marker in found]
+        found += _repeated(found, canonical.original)
         found += [
             Marker("control_token_disguised", DISGUISED, child.start, child.end)
             for child in canonical.children
@@ -210,6 +213,25 @@ def _headers(canonical: Canonical, data: bytes, windows: Sequence[Window]) -> li
     chat = bool(roles & _TELLERS) and bool(roles & _ASKERS) and bool(roles & _REPLIERS)
     framed = chat or bool(roles & _ASKS and roles & _ANSWERS)
     return [Marker("role_header", FRAMED if framed else AMBIGUOUS, start, end) for _, start, end in spans]
+
+
+def _repeated(found: Iterable[Marker], text: str) -> Iterator[Marker]:
+    """The same ambiguous token at least `LEAST_REPEATED` times in a row, with the same blanks between: `<s><s><s>`...
+
+    Attention gathers at such tokens (Xiao et al. 2023); ordinary text has one of them, or a few.
+    """
+    markers = sorted((m for m in found if m.rule == "template_marker"), key=lambda m: m.start)
+    run: list[Marker] = []
+    for marker in [*markers, None]:
+        if marker is not None and run:
+            unit, gap = text[run[-1].start : run[-1].end], text[run[-1].end : marker.start]
+            alike = text[marker.start : marker.end] == unit and len(unit) + len(gap) <= LONGEST_REPEATED
+            if alike and not gap.strip() and gap == text[run[0].end : run[0].end + len(gap)]:
+                run.append(marker)
+                continue
+        if len(run) >= LEAST_REPEATED:
+            yield Marker("sink_run", FRAMED, run[0].start, run[-1].end)
+        run = [marker] if marker is not None else []
 
 
 def _weighed(marker: Marker, length: int) -> Marker:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import random
 import time
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from shieldkit import Action, Policy, Shield
 from shieldkit.conversation import Conversation, Role, Segment, Trust
 from shieldkit.guards.base import Inspection, Report
 from shieldkit.guards.markers import MarkerGuard
-from shieldkit.markers import Marker, MarkerEngine, catalogue, runs
+from shieldkit.markers import Marker, MarkerEngine, catalogue, dense, runs
 from shieldkit.markers.runs import LEAST_BLANK, LEAST_RUN, LEAST_WORDS
 from shieldkit.outcome import Stage
 from shieldkit.policy.model import MarkerSettings
@@ -103,6 +104,30 @@ def test_padding_is_found_where_it_stands() -> None:
         assert marker.score >= 0.5
         assert 5 <= marker.start <= 7 + len(unit)
         assert abs(marker.end - (len(text) - 6)) <= len(unit)
+
+
+@pytest.mark.parametrize("token", ["<s>", "</s>", "<bos> ", "[PAD]", "<s>\n"])
+def test_the_same_token_again_and_again_is_a_run(token: str) -> None:
+    text = "Hello " + token * 6 + "you"
+    (run,) = (m for m in found(text) if m.rule == "sink_run")
+    assert text[run.start : run.end] == (token * 6).rstrip()
+    assert not found("Hello " + token * 5 + "you")
+    assert not found("Hello " + f"{token} and " * 6 + "you")
+
+
+def test_a_passage_of_signs_without_a_period_is_said_and_blocks_nothing() -> None:
+    rng = random.Random(1)
+    signs = "".join(rng.choice("#*-_=|.:/") for _ in range(6000))
+    text = "Ordinary words stand here. " * 200 + signs + " and here, once more." * 200
+    (marker,) = dense(canonicalise(text))
+    assert marker.rule == "delimiter_density"
+    assert marker.score < 0.5
+    assert signs[1000:5000] in text[marker.start : marker.end]
+    assert not list(runs(canonicalise(text)))
+    assert not list(dense(canonicalise(text.replace(signs, signs[:4000]))))
+    drawing = "\n".join(" " * rng.randrange(30) + "/\\_|" * 2 + " " * 30 for _ in range(300))
+    table = "| a1 | 42.5 |  x |\n|---|---|---|\n" * 400
+    assert not list(dense(canonicalise(drawing + table)))
 
 
 @pytest.mark.parametrize("before", [0, 1, 31, 63, 64, 100])
