@@ -64,9 +64,11 @@ def around_peaks(
             break
         start, end = _placed(int(begins[at]), begins, length)
         found.append(Window(start, end, int(begins[at]), peak))
-        # What is well inside of this window need not be read again.
+        # What is well inside of this window need not be read again; where the text ends, nothing more could be around it.
         inner = max(1, (end - start) // 4)
-        left[np.searchsorted(begins, start + inner) : np.searchsorted(begins, end - inner)] = -np.inf
+        low = 0 if start <= begins[0] else np.searchsorted(begins, start + inner)
+        high = len(left) if end == length else np.searchsorted(begins, end - inner)
+        left[low:high] = -np.inf
         left[at] = -np.inf
     return found
 

@@ -93,6 +93,18 @@ def test_every_certain_peak_lies_in_a_window(words: list[tuple[int, int, float]]
     assert sum(w.peak < 1.0 for w in windows) <= most
 
 
+@given(st.lists(st.tuples(st.integers(1, 12), st.integers(0, 3), st.floats(-1, 2)), min_size=1, max_size=200))
+def test_few_windows_are_read_of_a_short_text(words: list[tuple[int, int, float]]) -> None:
+    sizes, gaps, peaks = zip(*words, strict=True)
+    ends = np.cumsum(np.array(sizes) + np.array(gaps))
+    length = int(ends[-1])
+    windows = around_peaks(
+        np.array(peaks, np.float32), ends - np.array(sizes), length, certain=1.0, likely=-1.0, most=1000
+    )
+    # Two peaks of which neither is well inside of the other's window are at least 48 characters apart, words apart.
+    assert len(windows) <= 1 if length <= WINDOW else len(windows) <= 2 + length // 36
+
+
 @given(st.text("ab .\n;", min_size=1, max_size=900), st.integers(0, 10_000))
 def test_a_line_holds_its_place_and_is_short(text: str, at: int) -> None:
     at %= len(text)
