@@ -49,6 +49,8 @@ PLAIN = 0.5
 """From which height of a peak on (1 is certain) its line may be an attack that the whole window does not show."""
 PEAK, HIGHEST_PEAK = 1.0, 2.0
 """What a sweep's peak that is certain adds to the encoder's logits, and how many times that at the most."""
+HIDDEN = 2.0
+"""What is added to the logits of a short text of a user that was hidden: who asks for something harmless need not."""
 SHORT = 2000
 """Characters: up to there the encoder reads all but what the sweep is sure of, since it costs little; and 0.5 stands for one
 or two false alarms in 170 texts of users, not for so many a million tokens."""
@@ -131,13 +133,14 @@ class Detector:
         """
         # What is decoded out of a long text is as long: there may be much of it.
         short = len(canonical.text) <= SHORT
-        stage = self._brief if short and by_user and not data else self._encoded
+        brief = short and by_user and not data
+        stage, hidden = (self._brief, HIDDEN) if brief else (self._encoded, 0.0)
         read = partial(self._read, data=data, short=short, stage=stage, most=most_likely, proceed=proceed)
-        found = [read(canonical.text, canonical.native)]
+        found = [read(canonical.text, canonical.native, more=hidden if brief and canonical.disguised else 0.0)]
         top, hits, encoded = found[0].score, [], found[0].encoded
         hits += [Hit(h.score, *canonical.span(h.start, h.end)) for h in found[0].hits]
         for child in canonical.children:
-            inner = read(child.text, partial(_slice, child.text))
+            inner = read(child.text, partial(_slice, child.text), more=hidden)
             top, encoded = max(top, inner.score), encoded + inner.encoded
             if inner.hits:
                 hits.append(Hit(inner.score, child.start, child.end))
@@ -149,6 +152,7 @@ class Detector:
         text: str,
         native: Native,
         *,
+        more: float,
         data: bool,
         short: bool,
         stage: Stage,
@@ -174,19 +178,21 @@ class Detector:
             if not proceed():
                 raise TimeoutError
             glance = rank >= CLOSELY and window.peak < PLAIN
-            score = self._score(window, text, native, heads, stage, glance)
+            score = self._score(window, text, native, heads, stage, more, glance)
             top = max(top, score)
             if score >= REPORTED:
                 hits.append(Hit(score, window.start, window.end))
         return Judgement(top, tuple(hits), len(windows))
 
-    def _score(self, window: Window, text: str, native: Native, heads: list[int], stage: Stage, glance: bool) -> float:
+    def _score(
+        self, window: Window, text: str, native: Native, heads: list[int], stage: Stage, more: float, glance: bool
+    ) -> float:
         """The score of both views of a window, and of its peak: the whole first, its line only where that can matter.
 
         That is in a short text, at a plain peak, and where a line of `HIGHEST` would make an alarm of the whole. At a `glance`
         the line comes first, and may settle it.
         """
-        from_sweep = np.float32(PEAK * min(window.peak, HIGHEST_PEAK))
+        from_sweep = np.float32(PEAK * min(window.peak, HIGHEST_PEAK) + more)
         if glance:
             line = self.view(text, native, *window.line(text), heads)
             if (line < GLANCE)[heads].all():

@@ -56,6 +56,13 @@ class Canonical:
             return at, at
         return self.offsets.original(start), self.offsets.original(end - 1) + 1
 
+    @property
+    def disguised(self) -> bool:
+        """Whether nearly all of it is in letters that nobody writes a text in: fullwidth, mathematical, circled, tags."""
+        if self.original.isascii():
+            return False
+        return len(_STYLED.findall(self.original)) > MOSTLY * sum(map(len, self.text.split()))
+
     def native(self, start: int, end: int) -> str:
         """Folded text `[start, end)` with its Cyrillic, Greek and Vietnamese words as they were written, in lower case.
 
@@ -89,6 +96,10 @@ class Canonical:
         return unicodedata.normalize("NFC", self.original[low:high]) if high - low <= MOST_MARKS * (end - start) else ""
 
 
+_STYLED = re.compile(
+    "[\u2100-\u214f\u2460-\u24ff\uff10-\uff5a\U0001d400-\U0001d7ff\U0001f110-\U0001f18f\U000e0020-\U000e007e]"
+)
+MOSTLY = 0.7
 _WORD = re.compile(r"[^\W\d_]+")
 _VIETNAMESE = re.compile("[\u1ea0-\u1ef9\u01a0\u01a1\u01af\u01b0]")
 LEAST_VIETNAMESE = 4
