@@ -32,7 +32,7 @@ from shieldkit.text import Canonical, digest
 Native: TypeAlias = Callable[[int, int], str]
 """A part of a text as it was written (`Canonical.native`)."""
 DIRECT, DATA = 0, 1
-MOST_LIKELY = 640
+MOST_LIKELY = 320
 CLOSELY = 64
 """How many windows of a text are read whole; of the others first the line of the peak, which says for most that there is
 nothing, in a fraction of the time.
