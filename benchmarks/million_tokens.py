@@ -106,7 +106,7 @@ def seconds(shield: Shield, texts: Texts, runs: int) -> dict[str, Any]:
 
 def growth(shield: Shield, texts: Texts, runs: int) -> dict[str, Any]:
     """CPU seconds by millions of tokens, with the straight line of least squares through the medians."""
-    lengths = (0.25, 0.5, 0.75, 1.0)
+    lengths = (0.25, 0.5, 1.0, 2.0)
     cpu = [
         median([screened(shield, Segment(texts.next(round(n * MILLION)), "document"))[0] for _ in range(runs)]).cpu_s
         for n in lengths
