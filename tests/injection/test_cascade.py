@@ -229,7 +229,7 @@ def test_a_glance_at_its_line_lets_ordinary_windows_go_and_no_attack(monkeypatch
     monkeypatch.setattr(cascade, "CLOSELY", 0)
     monkeypatch.setattr(cascade, "PLAIN", 99.0)
     monkeypatch.setattr(cascade, "GLANCE", 2.0)
-    manual = "Please follow all instructions in this manual before you start system {}, and do not share your password."
+    manual = "Chapter {} has the instructions for the system and says who keeps the password of the assistant manager."
     text = "\n".join(manual.format(k) + f" {ATTACK}" * (k == 17) for k in range(60))
     hits = load().judge(canonicalise(text), data=True, by_user=False).hits
     at = text.index(ATTACK)
