@@ -75,8 +75,8 @@ class MarkerGuard:
         So does one that counts how dense a passage is, which shows when it is long.
         """
         thresholds = [self._settings.threshold, *(r.threshold for r in self._settings.rules.values())]
-        dense = self._settings.threshold_for("delimiter_density", Role.ASSISTANT) <= DENSITY
-        return None if dense or any(t is not None and AMBIGUOUS < t <= BELOW for t in thresholds) else CONTEXT_CHARS
+        counted = self._settings.threshold_for("delimiter_density", Role.ASSISTANT) <= DENSITY
+        return None if counted or any(t is not None and AMBIGUOUS < t <= BELOW for t in thresholds) else CONTEXT_CHARS
 
     def reads(self, segment: Segment) -> bool:
         """Everything, trusted text too."""

@@ -29,8 +29,9 @@ VERBATIM, DISGUISED, SHAPED, FRAMED, OTHER_CASE, AMBIGUOUS = 1.0, 0.9, 0.8, 0.7,
 EDGE_CHARS, EDGE_SHARE, EDGE_BONUS = 64, 0.05, 0.1
 BELOW = 0.45  # what is ambiguous by itself stays below the usual threshold, also at an edge
 LONGEST_SHAPE = 64
-LEAST_REPEATED, LONGEST_REPEATED = 6, 16
-"""How many of the same token in a row are a run, and how long one may be with what follows it (`runs.MAX_UNIT`)."""
+FILLERS = frozenset({"bos", "eos", "padding", "sep", "unk", "cls", "turn_end"})
+LEAST_FILLERS = 8
+"""How many tokens of these roles in a row are a run; ordinary text has one of them, or explains a few."""
 
 _SHAPES = (
     r"<\s*\|[^|<>\n]*\|\s*>",
@@ -111,6 +112,10 @@ class MarkerEngine:
         sources = [_literal(text) for text in literals] + patterns + [*_SHAPES]
         self._pattern = compiled("|".join(sources))
         self._sieve = Sieve([sources, [_HEADER]])
+        fillers = {_folded(t.text) for t in catalogue() if t.ambiguous and not t.regex and t.role in FILLERS}
+        filler = "|".join(_literal(text) for text in sorted(fillers, key=len, reverse=True))
+        self._filler_run = compiled(rf"(?:(?:{filler})[ \t\r\n]*){{{LEAST_FILLERS - 1},}}(?:{filler})")
+        self._fillers_begun = compiled(rf"(?:(?:{filler})[ \t\r\n]*)+\z")
 
     def find(self, canonical: Canonical) -> list[Marker]:
         """All markers of a text and of what is decoded from it, with original offsets, in order."""
@@ -121,7 +126,9 @@ class MarkerEngine:
             *_headers(canonical, data, lines),
         ]
         found = [_weighed(marker, len(canonical.original)) for marker in found]
-        found += _repeated(found, canonical.original)
+        # Attention gathers at tokens that say nothing (Xiao et al. 2023): `<s><s><s>`...
+        runs = _matches(self._filler_run, data, windows)
+        found += [Marker("sink_run", FRAMED, *canonical.span(*run.span())) for run in runs]
         found += [
             Marker("control_token_disguised", DISGUISED, child.start, child.end)
             for child in canonical.children
@@ -138,6 +145,8 @@ class MarkerEngine:
         longest = min(self._longest, len(text))
         begun = [len(text) - n for n in range(longest, 0, -1) if text[-n:] in self._beginnings][:1]
         begun += [match.start() for pattern in (_BEGUN, _BEGUN_HEADER) if (match := pattern.search(text))]
+        fillers = self._fillers_begun.search(canonical.data)
+        begun += [fillers.start()] if fillers else []
         header = _HEADERS.search(canonical.data)
         settled = canonical.span(at := min(begun, default=len(text)), at)[0]
         return (min(settled, canonical.span(*header.span())[0]) if header else settled), settled
@@ -213,25 +222,6 @@ def _headers(canonical: Canonical, data: bytes, windows: Sequence[Window]) -> li
     chat = bool(roles & _TELLERS) and bool(roles & _ASKERS) and bool(roles & _REPLIERS)
     framed = chat or bool(roles & _ASKS and roles & _ANSWERS)
     return [Marker("role_header", FRAMED if framed else AMBIGUOUS, start, end) for _, start, end in spans]
-
-
-def _repeated(found: Iterable[Marker], text: str) -> Iterator[Marker]:
-    """The same ambiguous token at least `LEAST_REPEATED` times in a row, with the same blanks between: `<s><s><s>`...
-
-    Attention gathers at such tokens (Xiao et al. 2023); ordinary text has one of them, or a few.
-    """
-    markers = sorted((m for m in found if m.rule == "template_marker"), key=lambda m: m.start)
-    run: list[Marker] = []
-    for marker in [*markers, None]:
-        if marker is not None and run:
-            unit, gap = text[run[-1].start : run[-1].end], text[run[-1].end : marker.start]
-            alike = text[marker.start : marker.end] == unit and len(unit) + len(gap) <= LONGEST_REPEATED
-            if alike and not gap.strip() and gap == text[run[0].end : run[0].end + len(gap)]:
-                run.append(marker)
-                continue
-        if len(run) >= LEAST_REPEATED:
-            yield Marker("sink_run", FRAMED, run[0].start, run[-1].end)
-        run = [marker] if marker is not None else []
 
 
 def _weighed(marker: Marker, length: int) -> Marker:

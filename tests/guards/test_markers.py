@@ -106,13 +106,26 @@ def test_padding_is_found_where_it_stands() -> None:
         assert abs(marker.end - (len(text) - 6)) <= len(unit)
 
 
-@pytest.mark.parametrize("token", ["<s>", "</s>", "<bos> ", "[PAD]", "<s>\n"])
-def test_the_same_token_again_and_again_is_a_run(token: str) -> None:
-    text = "Hello " + token * 6 + "you"
+@pytest.mark.parametrize(
+    "token", ["<s>", "</s>", "<bos> ", "[PAD]", "<s>\n", "<s>\u200b", "<S>", "<s></s>", "<pad> <PAD>\n"]
+)
+def test_tokens_that_say_nothing_again_and_again_are_a_run(token: str) -> None:
+    text = "Hello " + token * 8 + "you"
     (run,) = (m for m in found(text) if m.rule == "sink_run")
-    assert text[run.start : run.end] == (token * 6).rstrip()
-    assert not found("Hello " + token * 5 + "you")
-    assert not found("Hello " + f"{token} and " * 6 + "you")
+    assert text[run.start : run.end].rstrip() == (token * 8).rstrip().rstrip("\u200b")
+    assert not found("Hello " + token * 3 + "you")
+    assert not found("Hello " + f"{token} and " * 8 + "you")
+
+
+def test_a_run_of_tokens_is_found_to_its_end_however_long_it_is() -> None:
+    text = "x " * 5000 + "<s> " * 9000 + "y"
+    (run,) = (m for m in found(text) if m.rule == "sink_run")
+    assert text[run.start : run.end] == ("<s> " * 9000).rstrip()
+
+
+@pytest.mark.parametrize("text", ["Recipients:\n" + "<EMAIL>\n" * 12, "<image>\n" * 9 + "Compare them", "[MASK] " * 10])
+def test_placeholders_in_a_row_are_none(text: str) -> None:
+    assert not found(text)
 
 
 def test_a_passage_of_signs_without_a_period_is_said_and_blocks_nothing() -> None:
@@ -125,6 +138,8 @@ def test_a_passage_of_signs_without_a_period_is_said_and_blocks_nothing() -> Non
     assert signs[1000:5000] in text[marker.start : marker.end]
     assert not list(runs(canonicalise(text)))
     assert not list(dense(canonicalise(text.replace(signs, signs[:4000]))))
+    digits = ",".join(rng.choice("0123456789") for _ in range(4000))
+    assert not list(dense(canonicalise(f"[{digits}]" + ",1234567" * 1000)))
     drawing = "\n".join(" " * rng.randrange(30) + "/\\_|" * 2 + " " * 30 for _ in range(300))
     table = "| a1 | 42.5 |  x |\n|---|---|---|\n" * 400
     assert not list(dense(canonicalise(drawing + table)))
@@ -145,9 +160,13 @@ def test_the_backends_own_tokens_are_found() -> None:
     assert not found("a <%turn%> b")
 
 
-@given(st.text(max_size=60) | st.lists(st.sampled_from([*CERTAIN[:40], "<|", "|>", "\n", "a"])).map("".join))
+@given(
+    st.text(max_size=60)
+    | st.lists(st.sampled_from([*CERTAIN[:40], "<|", "|>", "\n", "a", "<s>"])).map("".join)
+    | st.integers(4000, 5000).map(lambda length: "é#" + "#=.-|" * (length // 5) + "#" * (length % 5))
+)
 def test_spans_lie_inside_the_text_and_nothing_raises(text: str) -> None:
-    for marker in (*ENGINE.find(canonicalise(text)), *runs(canonicalise(text))):
+    for marker in (*ENGINE.find(canonicalise(text)), *runs(canonicalise(text)), *dense(canonicalise(text))):
         assert 0 <= marker.start <= marker.end <= len(text)
         assert 0.0 <= marker.score <= 1.0
 
