@@ -94,7 +94,7 @@ def encoded(detector: Detector, text: str, likely: np.ndarray, certain: np.ndarr
         if not len(read.logits):
             continue
         margin = ((read.logits - likely) / (certain - likely)).max(axis=1).astype(np.float32)
-        windows = around_peaks(margin, read.begins, len(part), certain=1.0, likely=least, most=MOST_LIKELY)
+        windows = around_peaks(margin, read.begins, part, certain=1.0, likely=least, most=MOST_LIKELY)
         for window in sorted(windows, key=lambda w: w.start):
             line, whole = (
                 detector.view(part, native, start, end, [0, 1])

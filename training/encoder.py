@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from shieldkit.injection.pieces import unigram
-from training.sources import ALL_FOLDS
+from training.sources import trained_on
 
 LAYERS, EXIT, WIDTH, HEADS, INNER, MOST = 6, 3, 384, 12, 1536, 160
 PIECES = Path("shieldkit/injection/data/pieces.json")
@@ -179,7 +179,7 @@ def main() -> None:
     with Path(a.set).open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
     if a.fold:
-        rows = [r for r in rows if a.fold not in r["folds"] and not (a.fold == ALL_FOLDS and r["folds"])]
+        rows = [r for r in rows if trained_on(r["folds"], a.fold)]
     # A draw by weight, attacks and ordinary text alike in number.
     pools = [[r for r in rows if (r["direct"] == 1 or r["data"] == 1) == side] for side in (True, False)]
     rows = []

@@ -64,7 +64,7 @@ def main() -> None:
             if not len(swept.logits) or found[source] >= MOST:
                 continue
             margin = ((swept.logits - detector._likely) / (detector._certain - detector._likely)).max(axis=1)
-            peaks = around_peaks(margin.astype(np.float32), swept.begins, len(text), certain=1.0, likely=0.0, most=48)
+            peaks = around_peaks(margin.astype(np.float32), swept.begins, text, certain=1.0, likely=0.0, most=48)
             for window in peaks:
                 if peaks_alone and window.peak < PEAK:
                     break

@@ -42,6 +42,11 @@ ALL_FOLDS = 4
 """The development corpora at once: one training that has seen none of them, the hardest test."""
 
 
+def trained_on(folds: list[int], fold: int) -> bool:
+    """Whether a row that is held out in `folds` is trained on in `fold` (0: everything is)."""
+    return fold not in folds and not (fold == ALL_FOLDS and folds)
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """A text with its labels (1 attack, 0 not, None unsaid), its source, and how much it counts."""

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from shieldkit.injection.features import SHAPES, Vocabulary, words
+from training.sources import trained_on
 
 EMBEDDING, CHANNELS, GAPS = 32, 40, (1, 2, 4, 8)
 MOST = 200
@@ -129,7 +130,7 @@ def main() -> None:
     torch.manual_seed(11)
     with Path(a.set).open(encoding="utf-8") as lines:
         data = [json.loads(line) for line in lines]
-    data = [r for r in data if a.fold not in r["folds"]] if a.fold else data
+    data = [r for r in data if trained_on(r["folds"], a.fold)]
     vocab, _, vectors = vocabulary(a.words)
     rows = [rows_of(vocab, r["text"]) for r in data]
     keep = [i for i, r in enumerate(rows) if len(r)]

@@ -19,6 +19,7 @@ WINDOW = 384
 """Characters of canonical text."""
 _BEFORE = 240
 _LINE = 200  # at most this far to either side
+_NEAR_BEFORE, _NEAR_AFTER = 120, 80
 _BREAK = re.compile(r"\n|[.!?;] ")
 
 
@@ -30,6 +31,10 @@ class Window:
     end: int
     at: int
     peak: float
+
+    def near(self) -> tuple[int, int]:
+        """What is right around the peak, in whatever lines that is."""
+        return max(self.start, self.at - _NEAR_BEFORE), min(self.end, self.at + _NEAR_AFTER)
 
     def line(self, text: str) -> tuple[int, int]:
         """Where the line or sentence of the peak is, as far as it lies in the window."""
@@ -46,12 +51,14 @@ def line(text: str, at: int) -> tuple[int, int]:
 
 
 def around_peaks(
-    scores: NDArray[np.float32], begins: Places, length: int, *, certain: float, likely: float, most: int
+    scores: NDArray[np.float32], begins: Places, text: str, *, certain: float, likely: float, most: int
 ) -> list[Window]:
     """Windows, highest peak first: around every peak from `certain` on, and around up to `most` from `likely` on.
 
-    `scores` are overwritten: in a text of a million tokens another copy counts.
+    `scores` are those of the words that begin at `begins`. They are overwritten: in a text of a million tokens another copy
+    counts.
     """
+    length = len(text)
     if length <= WINDOW:
         at = int(scores.argmax())
         return [Window(0, length, int(begins[at]), float(scores[at]))] if scores[at] >= likely else []
@@ -64,11 +71,11 @@ def around_peaks(
             break
         start, end = _placed(int(begins[at]), begins, length)
         found.append(Window(start, end, int(begins[at]), peak))
-        # What is well inside of this window need not be read again; where the text ends, nothing more could be around it.
+        # What is well inside of this window need not be read again; near its ends, where another peak may have the same
+        # window (at the ends of the text), no more than the line that is read by itself.
         inner = max(1, (end - start) // 4)
-        low = 0 if start <= begins[0] else np.searchsorted(begins, start + inner)
-        high = len(left) if end == length else np.searchsorted(begins, end - inner)
-        left[low:high] = -np.inf
+        for low, high in ((start + inner, end - inner), line(text, found[-1].at)):
+            left[np.searchsorted(begins, max(low, start)) : np.searchsorted(begins, min(high, end))] = -np.inf
         left[at] = -np.inf
     return found
 

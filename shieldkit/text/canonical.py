@@ -58,10 +58,11 @@ class Canonical:
 
     @property
     def disguised(self) -> bool:
-        """Whether nearly all of it is in letters that nobody writes a text in: fullwidth, mathematical, circled, tags."""
+        """Whether much of it is in letters that nobody writes a text in: fullwidth, mathematical, circled, tags."""
         if self.original.isascii():
             return False
-        return len(_STYLED.findall(self.original)) > MOSTLY * sum(map(len, self.text.split()))
+        styled = len(_STYLED.findall(_FLAG.sub("", self.original)))
+        return styled >= LEAST_STYLED and styled > MUCH * sum(map(len, self.text.split()))
 
     def native(self, start: int, end: int) -> str:
         """Folded text `[start, end)` with its Cyrillic, Greek and Vietnamese words as they were written, in lower case.
@@ -72,42 +73,50 @@ class Canonical:
         text = self.text[start:end]
         if self.original.isascii():
             return text
-        written = self._written(start, end)
-        if written.isascii():
-            return text
-        marked = len(_VIETNAMESE.findall(written)) >= LEAST_VIETNAMESE
+        low, high = self.span(start, end)
+        marked = len(_VIETNAMESE.findall(self.original, low, high)) >= LEAST_VIETNAMESE
         if text.isascii() and not marked:
             return text
         return _WORD.sub(lambda word: self._as_written(word, start, marked), text)
 
     def _as_written(self, word: re.Match[str], at: int, marked: bool) -> str:
         foreign = any(map(_is_native, word.group()))
-        written = self._written(at + word.start(), at + word.end()) if foreign or marked else ""
+        written = self._letters(at + word.start(), at + word.end()) if foreign or marked else ""
         return written.lower() if written and all(map(_is_native if foreign else _is_latin, written)) else word.group()
 
-    def _written(self, start: int, end: int) -> str:
-        """What folded text `[start, end)` was folded from, composed; nothing where that is much longer than letters need.
+    def _letters(self, start: int, end: int) -> str:
+        """The letters that folded text `[start, end)` was folded from, composed with up to `MOST_MARKS` marks each.
 
-        Composing takes time in the square of how many marks stand in a row.
+        What stands between them and folds to nothing is left out, however much it is.
         """
-        low, high = self.span(start, end)
-        while high < len(self.original) and high - low <= MOST_MARKS * (end - start) and _is_mark(self.original[high]):
-            high += 1
-        return unicodedata.normalize("NFC", self.original[low:high]) if high - low <= MOST_MARKS * (end - start) else ""
+        found: list[str] = []
+        last = -1
+        for at in range(start, end):
+            place = at if self.offsets is None else self.offsets.original(at)
+            if place == last:
+                continue
+            last = place
+            letter = self.original[place]
+            for mark in self.original[place + 1 : place + 1 + MOST_MARKS]:
+                if not _is_mark(mark):
+                    break
+                letter += mark
+            found.append(unicodedata.normalize("NFC", letter))
+        return "".join(found)
 
 
+# Not their digits and signs, with which people write telephone numbers.
 _STYLED = re.compile(
-    "[\u2100-\u214f\u2460-\u24ff\uff10-\uff5a\U0001d400-\U0001d7ff\U0001f110-\U0001f18f\U000e0020-\U000e007e]"
+    "[\u2100-\u214f\u249c-\u24e9\uff21-\uff3a\uff41-\uff5a\U0001d400-\U0001d7cb\U0001f110-\U0001f189\U000e0041-\U000e007a]"
 )
-MOSTLY = 0.7
+_FLAG = re.compile("\U0001f3f4[\U000e0020-\U000e007e]{2,7}\U000e007f")
+MUCH, LEAST_STYLED = 0.3, 16
+"""The share of styled letters in what is visible, and how many there have to be: a word or two are decoration."""
 _WORD = re.compile(r"[^\W\d_]+")
-_VIETNAMESE = re.compile("[\u1ea0-\u1ef9\u01a0\u01a1\u01af\u01b0]")
+_VIETNAMESE = re.compile("[\u1ea0-\u1ef9\u01a0\u01a1\u01af\u01b0\u0309\u031b\u0323]")
 LEAST_VIETNAMESE = 4
-"""Letters that other languages do not have; Vietnamese text has one in every four or five."""
-
-
-MOST_MARKS = 4
-"""Characters that one letter may be written with, itself among them."""
+"""Letters, or marks, that few other languages have; Vietnamese text has one in every four or five."""
+MOST_MARKS = 2
 
 
 def _is_mark(character: str) -> bool:
