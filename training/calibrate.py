@@ -5,18 +5,21 @@
 What the sweep hands to the encoder is decided on long ordinary text: a window is *likely* when it is higher than 75 in 100
 ordinary windows, *certain* when higher than 999 in 1,000. Then the packed cascade reads the haystacks and the packages in
 `SHIELDKIT_UNSEEN`: a head's threshold is the lowest logit at which it raises no more alarms than `ALLOWED`. For short texts of
-users it is the quantile of the prompts that are for evaluation only above which `ALLOWED_CHATS` of them are, if that is
-lower. The slope is a convention, the same for both heads: 0.3 is 1.4 logits below 0.5.
+users it is the lowest logit at which no more than `ALLOWED_CHATS` of the prompts that are for evaluation only raise an alarm, if
+that is lower; they go through the detector as it is packed, so that only what it reads counts. The slope is a convention, the
+same for both heads: 0.3 is 1.4 logits below 0.5.
 
 A short text is left to the sweep alone where that is lower than all but `MISSED` of short attacks; the encoder lets go after
 half of its layers what is lower there than all but `MISSED` of the attacks that it would have blocked.
 
-The encoder's files and the sweep must be the ones that ship; the calibration that is packed does not matter.
+The encoder's files and the sweep must be the ones that ship. What the prompts go through is the calibration that is packed, too:
+calibrate, pack, and do both again.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import random
 import sys
 from collections.abc import Iterator
@@ -35,9 +38,9 @@ from training.sweep_model import Sweep, padded, rows_of, vocabulary
 
 MILLION_TOKENS = 4_500_000
 """Characters."""
-ALLOWED = {"haystack": 1.0, "unseen": 8.0}
+ALLOWED = {"haystack": 1.0, "unseen": 10.0}
 """Alarms a million tokens, for each head."""
-ALLOWED_CHATS = 0.006
+ALLOWED_CHATS = 0.01
 """The share of short prompts, for the direct head."""
 LIKELY, CERTAIN, SLOPE = 0.75, 0.999, 0.6
 MISSED, SURE = 0.005, 3.0
@@ -109,6 +112,12 @@ def encoded(detector: Detector, text: str, likely: np.ndarray, certain: np.ndarr
     return np.array(found)
 
 
+def said(detector: Detector, text: str) -> float:
+    """The direct logit that is scored of what a user says."""
+    score = min(max(detector.judge(canonicalise(text)).score, 1e-9), 1 - 1e-9)
+    return math.log(score / (1 - score)) / detector._brief.scale[0] + detector._brief.shift[0]
+
+
 def least(detector: Detector, attacks: list[str]) -> np.ndarray:
     """The sweep's highest logit of each short attack, (attacks, 2)."""
     return np.array([detector.sweep.read(canonicalise(text).text).top for text in attacks])
@@ -144,10 +153,11 @@ def main() -> None:
         logits[kind].append(encoded(detector, text, likely, certain))
         chars[kind] += len(text)
     chats = [e.text for e in sources.corpus() if e.source in sources.EVALUATION_ONLY]
-    of_chats = np.array([encoded(detector, text, likely, certain, -3.0).max(axis=0) for text in chats])
+    of_chats = np.sort([said(detector, text) for text in chats if len(text) <= SHORT])[::-1]
     out = []
+    brief = float(of_chats[int(ALLOWED_CHATS * len(of_chats))]) + 0.01
+    print("short prompts", np.round(of_chats[:6], 2))
     for head, k in HEADS.items():
-        brief = float(np.quantile(of_chats[:, k], 1 - ALLOWED_CHATS)) + 0.01
         bars = []
         for kind, allowed in ALLOWED.items():
             top = np.sort(np.concatenate(logits[kind])[:, k])[::-1]
