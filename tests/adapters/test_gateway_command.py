@@ -254,7 +254,14 @@ def test_a_body_of_20_mb_is_too_large(served: str, more: list[str], tmp_path: Pa
 def test_headers_have_a_limit(served: str) -> None:
     many = [part for i in range(30) for part in ("-H", f"x-long-{i}: " + "a" * 1000)]
     for headers in (["-H", "x-long: " + "a" * 40_000], ["-H", "x-long: " + "a" * 120_000], many):
-        assert curl(f"{served}/v1/models", *headers)[0] in (400, 431)
+        try:
+            status = curl(f"{served}/v1/models", *headers)[0]
+        except subprocess.CalledProcessError as closed:
+            # Who is refused before everything has been sent may find the connection reset before the answer was read.
+            assert closed.returncode in (55, 56)
+            status = int(closed.stdout.rpartition("\n")[2] or 0) or 431
+        assert status in (400, 431)
+    assert curl(*as_app(served, "/v1/models"))[0] == 200
 
 
 BAD_BODIES = {
