@@ -5,7 +5,8 @@
 Whole rows, each in its own role, through `Shield("builtin:default")` at its default thresholds. Up to N rows of each kind
 and source are drawn (seed fixed; all encoded ones are taken). The shipped weights were trained on rows of these corpora:
 these shares say how well the detector knows what it has seen. What it does on sources that it has not seen is in the
-model card. The second table writes attacks that are caught as they are in each disguise. Takes about two minutes.
+model card. The last table writes attacks that are caught as they are, and ordinary chats, in each disguise. Takes about
+three minutes.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ KINDS = (
 )  # fmt: skip
 SPOKEN = ("direct_injection", "jailbreak", "system_prompt_extraction")
 FOURTEEN = {name: name for name in DISGUISES if name not in ("case", "backslash_escapes")}
-DISGUISED = 80
+DISGUISED, HIDDEN = 80, 100
 
 
 def cases(most: int) -> Iterable[Case]:
@@ -54,6 +55,13 @@ def disguised(judge: Judge) -> Iterable[Case]:
             yield Case(f"{name} {n}", (Segment(DISGUISES[name](text)),), True, {"disguise": name})
 
 
+def hidden() -> Iterable[Case]:
+    """Ordinary chats in each disguise: to hide something harmless is no attack."""
+    for n, row in enumerate(drawn([r for r in rows("benign_chat") if len(r["text"]) <= 400], HIDDEN)):
+        for name in FOURTEEN:
+            yield Case(f"{name} {n}", (Segment(DISGUISES[name](row["text"])),), False, {"disguise": name})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=200)
@@ -62,7 +70,7 @@ def main() -> None:
     with Shield("builtin:default") as shield:
         judge = Judge(shield)
         report = Report(tuple(run(cases(options.rows), judge)))
-        encoded = Report(tuple(run(disguised(judge), judge)))
+        encoded = Report(tuple(run((*disguised(judge), *hidden()), judge)))
     show(report, encoded, options.rows)
     save({"machine": machine(), "rows": figures(report), "disguises": figures(encoded)}, options.json)
 
@@ -82,7 +90,8 @@ def show(report: Report, encoded: Report, most: int) -> None:
     ]
     table(("scores of", "ROC-AUC", "recall at 1 % false alarms", "attacks", "benign"), lines)
     groups = encoded.groups("disguise")
-    table(("disguise of attacks caught plain", "caught"), [(g.name, g.caught) for g in groups])
+    lines = [(g.name, g.caught, g.false_alarms) for g in groups]
+    table(("disguise", "attacks caught plain: caught", "ordinary chats: false alarms"), lines)
     below = [g.name for g in groups if g.caught.share < 0.95]
     print(f"95 % in each of {len(groups)} disguises: {'yes' if not below else 'no: ' + ', '.join(below)}")
     missed: dict[str, int] = {}

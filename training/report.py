@@ -32,6 +32,20 @@ def held_out(paths: list[str]) -> list[dict]:
     return found
 
 
+def without(rows: list[dict]) -> None:
+    """The three kinds again, without what decides most: prompts that lack their system prompt, documents that are tasks."""
+    attacks = [r for r in rows if r["kind"] in ATTACKS and 1 in (r["direct"], r["data"]) and r["source"] != "S-Labs"]
+    attacks = [r for r in attacks if (r["source"], r["kind"]) != ("CyberSecEval", "direct_injection")]
+    ordinary = [r for r in rows if r["kind"] in ORDINARY and r["direct"] == 0]
+    for name, off in (
+        ("CyberSecEval's direct prompts", ordinary),
+        ("these and LegalBench", [r for r in ordinary if r["source"] != "LegalBench"]),
+    ):
+        on, other = (np.array([r["score"] for r in found]) for found in (attacks, off))
+        auc = roc_auc_score(np.r_[np.ones(len(on)), np.zeros(len(other))], np.r_[on, other])
+        print(f"| all three without {name} | {len(on)} | {auc:.3f} | {np.mean(on > np.quantile(other, 0.99)):.2f} | |")
+
+
 def main() -> None:
     """Print the table."""
     shifts = [row[3] for row in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))["rows"]]
@@ -59,6 +73,7 @@ def main() -> None:
             print(f"| {name} | {len(on)} | {auc:.3f} | {np.mean(on > bar):.2f} | {np.mean(on >= 0):.2f} |")
         else:
             print(f"| {name} | {len(on)} | | | {np.mean(on >= 0):.3f} false alarms |")
+    without(rows)
 
 
 if __name__ == "__main__":
