@@ -4,20 +4,23 @@ The chain is a generator that yields a `Step` for whatever takes time (a guard, 
 with its result. It may also yield an `Emit`: that event leaves at once. `run` drives a chain for a
 synchronous caller, `arun` for an asynchronous one; the logic exists once. `drive` and `adrive` are for a chain of which
 only the outcome matters. Calls run on worker threads with a time limit, so a sync call inside a running event loop works,
-and an async call never blocks its loop. The pattern is httpx's `auth_flow`.
+and an async call never blocks its loop; a call that is over sooner than it could be handed to another thread stays in the thread
+of a caller who waits for it. The pattern is httpx's `auth_flow`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextvars
+import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 from shieldkit.errors import Overloaded
-from shieldkit.workers import Workers
+from shieldkit.workers import Workers, ordinary
 
 T = TypeVar("T")
 E = TypeVar("E")
@@ -44,12 +47,17 @@ class Step(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A function to run in a worker. `on_abandon` is called when nobody waits for the result any more."""
+    """A function to run in a worker. `on_abandon` is called when nobody waits for the result any more.
+
+    `brief` says that it cannot hang and is soon over: a synchronous caller runs it himself, and holds its time against
+    `timeout_s` when it is over.
+    """
 
     function: Callable[[], Any]
     timeout_s: float
     lane: Literal["guard", "model", "person"] = "guard"
     on_abandon: Callable[[], None] | None = None
+    brief: bool = False
 
     def start(self, lanes: Lanes) -> concurrent.futures.Future[Any]:
         """Hand it to a worker of its lane. Raises `Overloaded`."""
@@ -116,6 +124,8 @@ def run(chain: Flow[E, T], lanes: Lanes) -> Generator[E, None, T]:
 
 
 def _wait(step: Step, lanes: Lanes) -> Any:
+    if isinstance(step, Call) and step.brief:
+        return _run_here(step)
     future = step.start(lanes)
     try:
         return future.result(timeout=step.timeout_s)
@@ -126,6 +136,17 @@ def _wait(step: Step, lanes: Lanes) -> Any:
     except (KeyboardInterrupt, SystemExit):
         _abandon(step, future)
         raise
+
+
+def _run_here(call: Call) -> Any:
+    started = time.monotonic()
+    try:
+        result = contextvars.copy_context().run(call.function)
+    except Exception as error:
+        raise ordinary(error) from None
+    if time.monotonic() - started > call.timeout_s:
+        raise TimeoutError
+    return result
 
 
 async def adrive(chain: Flow[Any, T], lanes: Lanes) -> T:

@@ -71,7 +71,7 @@ class Workers:
             try:
                 future.set_result(context.run(function))
             except BaseException as error:
-                future.set_exception(_ordinary(error))
+                future.set_exception(ordinary(error))
             del future, function, context
 
     def close(self) -> None:
@@ -101,7 +101,7 @@ def _at_exit() -> None:
         workers.join(deadline)
 
 
-def _ordinary(error: BaseException) -> Exception:
+def ordinary(error: BaseException) -> Exception:
     """What a guard raises must not stop the caller's interpreter, generator or event loop."""
     odd = (StopIteration, StopAsyncIteration, CancelledError)
     if isinstance(error, Exception) and not isinstance(error, odd):

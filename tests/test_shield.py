@@ -159,6 +159,32 @@ class Faulty:
         return FAULTS[self.fault](inspection)
 
 
+class Brief:
+    """A guard that says it is brief, and notes which threads it runs in. A text with `slow` in it takes a while."""
+
+    name, stages, brief_chars = "brief", frozenset({Stage.INPUT}), 100
+
+    def __init__(self) -> None:
+        self.threads: list[str] = []
+
+    def check(self, inspection: Inspection) -> Report:
+        self.threads.append(threading.current_thread().name)
+        if any("slow" in segment.text for _, segment in inspection.texts()):
+            time.sleep(0.1)
+        return Report()
+
+
+def test_a_brief_guard_reads_a_prompt_in_the_callers_thread_and_a_document_in_a_worker() -> None:
+    guard = Brief()
+    with Shield(policy("guards: {custom: {brief: {timeout: 50ms}}}"), guards=[guard]) as shield:
+        assert shield.screen("a question").action == "allow"
+        assert shield.screen("a document " * 20).action == "allow"
+        late = shield.screen("a slow question")
+    here, worker, _ = guard.threads
+    assert (here, worker.startswith("shieldkit-guard")) == (threading.current_thread().name, True)
+    assert (late.action, late.verdicts[0].status) == ("block", Status.TIMED_OUT)
+
+
 @MODES
 @pytest.mark.parametrize("stage", list(Stage))
 @pytest.mark.parametrize("fault", [*FAULTS])

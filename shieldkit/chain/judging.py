@@ -29,6 +29,11 @@ class Link:
         reads = getattr(self.guard, "reads", None)
         return bool(reads(segment)) if reads is not None else not segment.trusted
 
+    def is_brief(self, chars: int) -> bool:
+        """Whether the guard says of itself that it cannot hang, and so many characters are soon read."""
+        most = getattr(self.guard, "brief_chars", 0)
+        return type(most) is int and chars <= most
+
 
 def run_guards(
     trip: Trip, links: Sequence[Link], stage: Stage, conversation: Conversation, judged: Sequence[int], mode: Mode,
@@ -84,7 +89,8 @@ def judged_by(trip: Trip, link: Link, inspection: Inspection, mode: Mode) -> Ste
     total = _length(inspection.conversation, inspection.segments)
     blank = Verdict(inspection.guard, inspection.stage, Status.RAN, Action.BLOCK, Action.BLOCK, Coverage(0, total))
     try:
-        inspection, answer = yield Call(partial(_asked, link, inspection), link.settings.timeout)
+        asked = partial(_asked, link, inspection)
+        inspection, answer = yield Call(asked, link.settings.timeout, brief=link.is_brief(total))
         return _decided(trip, link, inspection, blank, answer, mode)
     except TimeoutError:
         return Decision(failed(blank, link.settings, Status.TIMED_OUT, "timeout", "the guard took too long", mode))

@@ -22,6 +22,9 @@ from shieldkit.errors import GuardProtocolError
 from shieldkit.outcome import Coverage, Finding, Span, Stage
 from shieldkit.text import Canonical, digest
 
+BRIEF_CHARS = 4000
+"""`brief_chars` of the guards here that read by themselves: a prompt, not a document."""
+
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
@@ -103,6 +106,10 @@ class Guard(Protocol):
     A guard may also have `reads(segment) -> bool` (which segments it wants, beside the default: all that are untrusted),
     `locates` (True when the spans of its findings are exact, so that they can be redacted), `rules` (the ids it can
     report), `self_test()` (raises `SelfTestError`) and `close()`.
+
+    `brief_chars` is the promise of a guard that calls nobody and takes linear time: so many characters it reads without hanging,
+    so that a synchronous caller runs it in his own thread, and saves two hand-overs. Where it takes longer than its
+    timeout nevertheless, the caller has waited for it, and the verdict is still that it took too long.
 
     For answers that leave bit by bit, `streamable` is how many characters it must see on both sides of a place to find
     all that is to be found there; what it has found, it finds in every longer text too. Without it, or when it is None,

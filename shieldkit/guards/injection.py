@@ -17,7 +17,7 @@ from cachetools import LRUCache
 
 from shieldkit.conversation import Kind, Role
 from shieldkit.errors import SelfTestError
-from shieldkit.guards.base import Inspection, Report
+from shieldkit.guards.base import BRIEF_CHARS, Inspection, Report
 from shieldkit.injection import REPORTED, Detector, Judgement, load
 from shieldkit.outcome import Finding, Span, Stage
 from shieldkit.policy.model import InjectionSettings
@@ -45,6 +45,7 @@ class InjectionGuard:
     stages = frozenset({Stage.INPUT})
     rules = frozenset(_WORDS)
     locates = True
+    brief_chars = BRIEF_CHARS
 
     def __init__(self, settings: InjectionSettings) -> None:
         self._settings = settings

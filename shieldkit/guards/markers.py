@@ -16,7 +16,7 @@ from cachetools import LRUCache
 
 from shieldkit.conversation import Role, Segment
 from shieldkit.errors import SelfTestError
-from shieldkit.guards.base import Inspection, Pending, Report
+from shieldkit.guards.base import BRIEF_CHARS, Inspection, Pending, Report
 from shieldkit.markers import Marker, MarkerEngine, dense, runs
 from shieldkit.markers.density import SCORE as DENSITY
 from shieldkit.markers.engine import AMBIGUOUS, BELOW
@@ -61,6 +61,7 @@ class MarkerGuard:
     stages = frozenset(Stage)
     rules = frozenset(_WORDS)
     locates = True
+    brief_chars = BRIEF_CHARS
 
     def __init__(self, settings: MarkerSettings, control_tokens: frozenset[str] = frozenset()) -> None:
         self._engine = MarkerEngine(control_tokens, settings.extra_tokens)
