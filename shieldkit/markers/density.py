@@ -39,8 +39,9 @@ def dense(canonical: Canonical) -> Iterator[Marker]:
     count = len(canonical.data) // BLOCK
     if count < LEAST_BLOCKS:
         return
-    looked_at = np.frombuffer(canonical.data, np.uint8, count * BLOCK).reshape(count, BLOCK)[:, _LOOKED_AT]
-    signs, visible = (np.count_nonzero(table[looked_at], axis=1) for table in (_SIGNS, _VISIBLE))
+    blocks = np.frombuffer(canonical.data, np.uint8, count * BLOCK).reshape(count, BLOCK)
+    looked_at = np.take(blocks, _LOOKED_AT, axis=1)
+    signs, visible = (np.count_nonzero(np.take(table, looked_at), axis=1) for table in (_SIGNS, _VISIBLE))
     full = (visible >= LEAST_VISIBLE * len(_LOOKED_AT)) & (signs >= DENSE * visible)
     edges = np.flatnonzero(np.diff(full, prepend=False, append=False)).tolist()
     for first, last in zip(edges[::2], edges[1::2], strict=True):

@@ -32,13 +32,15 @@ def runs(canonical: Canonical) -> Iterator[Marker]:
     data = np.frombuffer(canonical.data, np.uint8)
     if len(data) < LEAST_RUN:
         return
-    samples = data[: len(data) // STRIDE * STRIDE].reshape(-1, STRIDE)[:, : MAX_UNIT + 1].copy()
-    alike = np.ascontiguousarray((samples[:, 1:] == samples[:, :1]).T)
+    samples = np.ascontiguousarray(data[: len(data) // STRIDE * STRIDE].reshape(-1, STRIDE)[:, : MAX_UNIT + 1].T)
+    alike = samples[1:] == samples[:1]
+    # A run shows in several samples in a row.
+    several = alike[:, SAMPLES - 1 :].copy()
+    for k in range(SAMPLES - 1):
+        several &= alike[:, k : k + several.shape[1]]
     taken = 0
-    # Most texts have no unit at all with as many samples alike as a run shows.
-    for row in np.flatnonzero(np.count_nonzero(alike, axis=1) >= SAMPLES).tolist():
-        unit = row + 1
-        for start, end in _periodic(canonical.text, data, alike[row], unit):
+    for unit, begins in enumerate(several, 1):
+        for start, end in _periodic(canonical.text, data, begins, unit):
             if start >= taken and end - start >= (least := _least(canonical.text[start : start + unit])):
                 taken = end
                 certain = min(1.0, (end - start - least) / CERTAIN_RUN)
@@ -57,18 +59,15 @@ def pending(canonical: Canonical) -> int:
     return canonical.span(start, start)[0]
 
 
-def _periodic(text: str, data: Octets, alike: NDArray[np.bool_], unit: int) -> Iterator[tuple[int, int]]:
+def _periodic(text: str, data: Octets, begins: NDArray[np.bool_], unit: int) -> Iterator[tuple[int, int]]:
     """Where each character equals the one `unit` further on, at least `LEAST_RUN` characters long.
 
-    `alike` says so for every `STRIDE`th character. A run that long shows in several samples in a row; only there is
-    every character compared.
+    `begins` says where `SAMPLES` samples in a row do; only there is every character compared.
     """
-    several = alike[SAMPLES - 1 :].copy()
-    for k in range(SAMPLES - 1):
-        several &= alike[k : k + len(several)]
-    if not several.any():
-        return
-    for start, end in _stretches(alike, SAMPLES):
+    places = np.flatnonzero(begins)
+    cuts = np.flatnonzero(np.diff(places) > 1) + 1
+    for group in np.split(places, cuts) if len(places) else ():
+        start, end = int(group[0]), int(group[-1]) + SAMPLES
         # Whatever is in it, the run is no longer than to the next samples on both sides.
         if (end - start + 2) * STRIDE + unit < _least(text[start * STRIDE : start * STRIDE + unit]):
             continue

@@ -22,7 +22,7 @@ class Decoded:
     end: int
 
 
-def spots(pattern: Any, text: str) -> Iterator[tuple[int, int]]:
+def spots(pattern: Any, text: str | bytes) -> Iterator[tuple[int, int]]:
     """Where a pattern matches."""
     return (match.span() for match in pattern.finditer(text))
 

@@ -46,8 +46,10 @@ def speaks(text: str, *, beside: str = "") -> bool:
 
     What it says that `beside` (the text that it was decoded from) says too does not count.
     """
-    before = frozenset(known(beside)) if beside else frozenset()
-    words = [word for word in known(text) if word not in before]
+    words = known(text)
+    if words and beside:
+        before = frozenset(known(beside))
+        words = [word for word in words if word not in before]
     if len(words) >= 2 or any(len(word) >= _STRONG for word in words):
         return True
     return _FRAME.search(text) is not None and (not beside or _FRAME.search(beside) is None)
