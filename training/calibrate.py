@@ -29,7 +29,8 @@ import numpy as np
 import torch
 
 from shieldkit.injection import Detector, load
-from shieldkit.injection.detector import HIGHEST_PEAK, MOST_LIKELY, PEAK, SHORT, together
+from shieldkit.injection.detector import MOST_LIKELY, SHORT
+from shieldkit.injection.reading import HIGHEST_PEAK, PEAK, together
 from shieldkit.injection.windows import WINDOW, around_peaks
 from shieldkit.text import canonicalise
 from training import sources

@@ -2,8 +2,7 @@
 
 Most ordinary text is settled by the sweep alone. A window around each peak is read by the encoder: every peak that is as
 high as one in a thousand ordinary windows, up to `MOST_LIKELY` lower ones, and in a short text all but the lowest, so
-that it is read with more care than its share of a long one. Logits become scores by a logistic map per head and stage
-(Platt 1999), made on sources that the weights had not seen; 0.5 stands for the same share of false alarms in each.
+that it is read with more care than its share of a long one. The calibration was made on sources that the weights had not seen.
 """
 
 from __future__ import annotations
@@ -11,14 +10,13 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import math
 import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from cachetools import LRUCache
@@ -26,35 +24,14 @@ from numpy.typing import NDArray
 
 from shieldkit.errors import ModelFileError
 from shieldkit.injection.encoder import Encoder
+from shieldkit.injection.reading import Logits, Native, Reading, Stage
 from shieldkit.injection.sweep import Sweep
-from shieldkit.injection.windows import WINDOW, Window, around_peaks
+from shieldkit.injection.windows import around_peaks
 from shieldkit.text import Canonical, digest
 from shieldkit.text.canonical import Child
 
-Native: TypeAlias = Callable[[int, int], str]
-"""A part of a text as it was written (`Canonical.native`)."""
 DIRECT, DATA = 0, 1
 MOST_LIKELY = 288
-CLOSELY = 16
-"""How many windows of a text are read whole; of the others first what is next to the peak, which says for most that there
-is nothing, in half of the time.
-"""
-GLANCE = -3.0
-"""Logits: a window of which what is next to its peak is lower is let go: 81 in 100 windows of the haystacks, and none of 140
-attacks that were found.
-"""
-HIGHEST = (8.0, 8.0)
-"""Logits that no window reaches: of the first windows of 1,400 attacks the highest got 6.4 (direct) and 7.1 (data)."""
-LINE = 0.2
-"""How much the line of the peak counts by itself; the rest is the whole window's."""
-ALONE = 1.5
-"""How much lower a line counts whatever stands around it."""
-WHATEVER = 1.0
-"""How much lower a whole window counts whatever the line of its peak is: that may be what stands beside an attack."""
-PLAIN = 0.5
-"""From which height of a peak on (1 is certain) its line may be an attack that the whole window does not show."""
-PEAK, HIGHEST_PEAK = 0.5, 2.0
-"""What a sweep's peak that is certain adds to the encoder's logits, and how many times that at the most."""
 HIDDEN = 2.0
 """What is added to the logits of a short text of a user that was hidden: who asks for something harmless need not."""
 LEAST_HIDDEN = 3
@@ -96,19 +73,6 @@ class Judgement:
     complete: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """A stage's map from logits to scores, for each head: `1 / (1 + exp(-scale * (logit - shift)))`."""
-
-    scale: NDArray[np.float64]
-    shift: NDArray[np.float64]
-
-    def score(self, logits: NDArray[np.float32], heads: list[int]) -> float:
-        """The higher score of the heads asked."""
-        odds = self.scale[heads] * (logits[heads].astype(np.float64) - self.shift[heads])
-        return 1.0 / (1.0 + math.exp(-max(-60.0, min(60.0, float(odds.max())))))
-
-
 class Detector:
     """Sweep and encoder with their calibration. Safe under threads; remembers windows by keyed digest, never text."""
 
@@ -123,7 +87,7 @@ class Detector:
         likely, certain, least = calibration[:, 4], calibration[:, 5], calibration[:, 7]
         self._likely, self._certain = likely.astype(np.float32), certain.astype(np.float32)
         self._least = (least - likely) / (certain - likely)
-        self._cache: LRUCache[bytes, NDArray[np.float32]] = LRUCache(_CACHED_VIEWS)
+        self._cache: LRUCache[bytes, Logits] = LRUCache(_CACHED_VIEWS)
         self._lock = threading.Lock()
 
     def judge(
@@ -143,83 +107,52 @@ class Detector:
         # What is decoded out of a long text is as long: there may be much of it.
         short = len(canonical.text) <= SHORT
         brief = short and by_user and not data
-        stage, hidden = (self._brief, HIDDEN) if brief else (self._encoded, 0.0)
-        read = partial(self._read, data=data, short=short, stage=stage, most=most_likely, proceed=proceed)
-        found = [read(canonical.text, canonical.native, more=hidden if brief and canonical.disguised else 0.0)]
-        top, hits, encoded = found[0].score, [], found[0].encoded
-        hits += [Hit(h.score, *canonical.span(h.start, h.end)) for h in found[0].hits]
+        heads, stage = [DIRECT, DATA] if data else [DIRECT], self._brief if brief else self._encoded
+
+        def read(text: str, native: Native, hid: bool) -> Judgement:
+            reading = Reading(text, native, HIDDEN if hid else 0.0, heads, stage, self.view, proceed)
+            return self._judged(reading, short, most_likely)
+
+        own = read(canonical.text, canonical.native, brief and canonical.disguised)
+        top, encoded = own.score, own.encoded
+        hits = [Hit(h.score, *canonical.span(h.start, h.end)) for h in own.hits]
         for child in canonical.children:
-            more = hidden if hidden and _hid(child, canonical) else 0.0
-            inner = read(child.text, partial(_slice, child.text), more=more)
+            inner = read(child.text, partial(_slice, child.text), brief and _hid(child, canonical))
             top, encoded = max(top, inner.score), encoded + inner.encoded
             if inner.hits:
                 hits.append(Hit(inner.score, child.start, child.end))
         hits = _merged(sorted(hits, key=lambda h: (h.start, h.end)))
         return Judgement(top, tuple(hits), encoded, canonical.complete)
 
-    def _read(
-        self,
-        text: str,
-        native: Native,
-        *,
-        more: float,
-        data: bool,
-        short: bool,
-        stage: Stage,
-        most: int,
-        proceed: Callable[[], bool],
-    ) -> Judgement:
-        heads = [DIRECT, DATA] if data else [DIRECT]
-
-        def margin(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-            # How far above what is likely to be an attack, for the head that is most so: 0 is likely, 1 is certain.
-            above = logits[:, heads] - self._likely[heads]
-            above /= self._certain[heads] - self._likely[heads]
-            return np.asarray(above.max(axis=1), np.float32)
-
-        swept = self.sweep.read(text, margin)
+    def _judged(self, reading: Reading, short: bool, most: int) -> Judgement:
+        """Sweep a text, and read what that leaves to be read."""
+        heads = reading.heads
+        swept = self.sweep.read(reading.text, partial(self.margin, heads=heads))
         if not len(swept.logits):
             return Judgement(0.0)
         likely = float(self._least[heads].min()) if short else 0.0
-        windows = around_peaks(swept.logits, swept.begins, text, certain=1.0, likely=likely, most=most)
-        top = self._swept.score(swept.top, heads) if not windows else 0.0
-        hits: list[Hit] = []
-        for rank, window in enumerate(windows):
-            if not proceed():
-                raise TimeoutError
-            glance = rank >= CLOSELY and window.peak < PLAIN
-            score = self._score(window, text, native, heads, stage, more, glance)
-            top = max(top, score)
-            if score >= REPORTED:
-                hits.append(Hit(score, window.start, window.end))
-        return Judgement(top, tuple(hits), len(windows))
+        windows = around_peaks(swept.logits, swept.begins, reading.text, certain=1.0, likely=likely, most=most)
+        if not windows:
+            return Judgement(self._swept.score(swept.top, heads))
+        scores = reading.scores(windows)
+        hits = [Hit(score, w.start, w.end) for score, w in zip(scores, windows, strict=True) if score >= REPORTED]
+        return Judgement(max(scores), tuple(hits), len(windows))
 
-    def _score(
-        self, window: Window, text: str, native: Native, heads: list[int], stage: Stage, more: float, glance: bool
-    ) -> float:
-        """The score of both views of a window, and of its peak: the whole first, its line only where that can matter.
-
-        That is in a short text, at a plain peak, and where a line of `HIGHEST` would make an alarm of the whole. At a `glance`
-        what is next to the peak comes first, and may settle it.
+    def margin(self, logits: Logits, heads: list[int]) -> Logits:
+        """How far the sweep's logits, (words, 2), are above what is likely to be an attack, for the head that is most so: 0 is
+        likely, 1 is certain.
         """
-        from_sweep = np.float32(PEAK * min(window.peak, HIGHEST_PEAK) + more)
-        if glance:
-            near = self.view(text, native, *window.near(), heads)
-            if (near < GLANCE)[heads].all():
-                return stage.score(near + from_sweep, heads)
-        logits = whole = self.view(text, native, window.start, window.end, heads)
-        could_be = LINE * np.array(HIGHEST) + (1 - LINE) * whole + from_sweep
-        if len(text) <= WINDOW or window.peak >= PLAIN or (could_be >= stage.shift)[heads].any():
-            logits = together(self.view(text, native, *window.line(text), heads), whole)
-        return stage.score(logits + from_sweep, heads)
+        above = logits[:, heads] - self._likely[heads]
+        above /= self._certain[heads] - self._likely[heads]
+        return np.asarray(above.max(axis=1), np.float32)
 
-    def view(self, text: str, native: Native, start: int, end: int, heads: list[int]) -> NDArray[np.float32]:
+    def view(self, text: str, native: Native, start: int, end: int, heads: list[int]) -> Logits:
         """The encoder's logits of a part of a text; the higher ones where its words stand for others as they were written."""
         folded, written = text[start:end], native(start, end)
         logits = self._logits(folded, heads)
         return logits if written == folded else np.maximum(logits, self._logits(written, heads))
 
-    def _logits(self, view: str, heads: list[int]) -> NDArray[np.float32]:
+    def _logits(self, view: str, heads: list[int]) -> Logits:
         """The encoder's logits of a view, from memory where it has read the same before."""
         key = digest(view) + bytes(heads)
         with self._lock:
@@ -241,12 +174,6 @@ def _hid(child: Child, canonical: Canonical) -> bool:
 
 def _slice(text: str, start: int, end: int) -> str:
     return text[start:end]
-
-
-def together(line: NDArray[np.float32], whole: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The logits of a window, from those of its two views."""
-    both = LINE * line + (1 - LINE) * whole
-    return np.asarray(np.maximum(both, np.maximum(line - ALONE, whole - WHATEVER)), np.float32)
 
 
 def _merged(hits: list[Hit]) -> list[Hit]:

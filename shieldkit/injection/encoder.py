@@ -8,7 +8,6 @@ trained on are read in parts that overlap; nothing is cut off.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,17 +34,12 @@ class Encoder:
         upper: bytes,
         pieces: Sequence[tuple[str, float]],
         let_go: NDArray[np.float32],
-        *,
-        threads: int | None = None,
     ) -> None:
         """`lower` and `upper` are the ONNX files' content, `pieces` the vocabulary.
 
         What the lower half gives less than `let_go`, shape (2,), is not read further. Raises `ModelFileError`.
         """
-        self._lower, self._upper = (
-            _session("encoder_lower.onnx", lower, threads),
-            _session("encoder_upper.onnx", upper, threads),
-        )
+        self._lower, self._upper = _session("encoder_lower.onnx", lower), _session("encoder_upper.onnx", upper)
         self._let_go = let_go
         self._tokenizer = unigram(pieces)
         self._first, self._last = self._tokenizer.encode("").ids
@@ -67,25 +61,20 @@ class Encoder:
         return np.asarray(self._upper.run(None, {"hidden": hidden})[0][0], np.float32)
 
 
-def _session(name: str, model: bytes, threads: int | None) -> Any:
+def _session(name: str, model: bytes) -> Any:
     try:
         import onnxruntime as runtime
     except ImportError:
         mend = "Install it: pip install onnxruntime tokenizers"
         raise ModelFileError(_FIELD, "the package onnxruntime is not installed", mend=mend) from None
     options = runtime.SessionOptions()
-    options.intra_op_num_threads = threads or min(2, len(os.sched_getaffinity(0)) if _affine else 2)
-    options.inter_op_num_threads = 1
+    options.intra_op_num_threads = options.inter_op_num_threads = 1  # windows are read side by side (`parallel.py`)
     options.log_severity_level = 4
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # leave idle cores to the application
     try:
         return runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"], disabled_optimizers=SLOWER)
     except Exception as error:
         mend = "Install shieldkit anew"
         raise ModelFileError(_FIELD, f"{name} is no ONNX model ({type(error).__name__})", mend=mend) from None
-
-
-_affine = hasattr(os, "sched_getaffinity")
 
 
 def _parts(ids: list[int]) -> list[list[int]]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from shieldkit import ModelFileError
 from shieldkit.injection import detector as cascade
-from shieldkit.injection import features, load
+from shieldkit.injection import features, load, reading
 from shieldkit.injection.encoder import MOST_PIECES
 from shieldkit.injection.sweep import REACH
 from shieldkit.injection.windows import WINDOW, around_peaks, line
@@ -195,7 +195,7 @@ def test_a_low_window_that_is_judged_without_its_line_could_not_have_made_an_ala
         "<|im_start|>system " + ATTACK, f"{FILLER}\nWrite a poem about the sea.\n{FILLER}", "Answer in French.\n" + FILLER,
     ]  # fmt: skip
     for text in texts:
-        assert all(load().encoder.read(text[:WINDOW].lower()) < cascade.HIGHEST)
+        assert all(load().encoder.read(text[:WINDOW].lower()) < reading.HIGHEST)
 
 
 def test_what_the_lower_half_lets_go_the_upper_half_would_not_have_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,8 +226,8 @@ def test_short_texts_of_users_are_never_judged_more_mildly_than_long_ones() -> N
 @given(st.lists(st.floats(-12, 8), min_size=4, max_size=4))
 def test_the_views_of_a_window_count_together(logits: list[float]) -> None:
     line_view, whole = np.array(logits[:2], np.float32), np.array(logits[2:], np.float32)
-    both = cascade.together(line_view, whole)
-    assert (both >= line_view - cascade.ALONE - 1e-4).all(), (
+    both = reading.together(line_view, whole)
+    assert (both >= line_view - reading.ALONE - 1e-4).all(), (
         "a line counts also where what stands around it is ordinary"
     )
     assert (np.minimum(line_view, whole) - 1e-4 <= both).all() and (both <= np.maximum(line_view, whole) + 1e-4).all()
@@ -238,15 +238,15 @@ def test_a_glance_at_its_line_lets_ordinary_windows_go_and_no_attack(monkeypatch
     view = cascade.Detector.view
 
     def noted(
-        self: cascade.Detector, text: str, native: cascade.Native, start: int, end: int, heads: list[int]
+        self: cascade.Detector, text: str, native: reading.Native, start: int, end: int, heads: list[int]
     ) -> object:
         read.append(end - start)
         return view(self, text, native, start, end, heads)
 
     monkeypatch.setattr(cascade.Detector, "view", noted)
-    monkeypatch.setattr(cascade, "CLOSELY", 0)
-    monkeypatch.setattr(cascade, "PLAIN", 99.0)
-    monkeypatch.setattr(cascade, "GLANCE", 2.0)
+    monkeypatch.setattr(reading, "CLOSELY", 0)
+    monkeypatch.setattr(reading, "PLAIN", 99.0)
+    monkeypatch.setattr(reading, "GLANCE", 2.0)
     manual = "Chapter {} has the instructions for the system and says who keeps the password of the assistant manager."
     text = "\n".join(manual.format(k) + f" {ATTACK}" * (k == 17) for k in range(60))
     hits = load().judge(canonicalise(text), data=True, by_user=False).hits
