@@ -4,9 +4,9 @@
 
 Attacks are short ones of the development corpora (user-spoken kinds, 40 to 600 characters), the same in every cell, buried
 as lines of their own in the long texts, as an untrusted document. A finding counts only where the attack stands. Texts
-of 100,000 tokens and more hold 25 attacks each, at 25 depths, so that there are enough of them to tell two points from
+of 100,000 tokens and more hold 10 attacks each, at 10 depths, so that there are enough of them to tell two points from
 chance (they compete for the detector's attention, which makes it harder); each attack visits each fifth of the text.
-Every length gets the same time, and as many attacks as fit into it, at least 25. A cell is compared with the very same
+Every length gets the same time, and as many of 200 attacks as fit into it, at least 20. A cell is compared with the very same
 attacks alone.
 """
 
@@ -30,9 +30,9 @@ from shieldkit.evaluation.matrix import in_words
 KINDS = ("direct_injection", "x_slabs", "jailbreak", "system_prompt_extraction")
 DEPTHS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 LENGTHS = (1_000, 10_000, 100_000, 1_000_000)
-TOGETHER = 25
+TOGETHER = 10
 BANDS = ("0 to 20%", "20 to 40%", "40 to 60%", "60 to 80%", "80 to 100%")
-MOST, LEAST = 200, 25
+MOST, LEAST = 200, 20
 
 
 def attacks() -> list[Attack]:

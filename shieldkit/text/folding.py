@@ -134,11 +134,12 @@ def _narrow(points: NDArray[Any]) -> bytes:
 
 
 def _odd(data: NDArray[np.uint8]) -> Indices:
-    # Unsigned: what is below the blank wraps around; so does the placeholder.
-    places: Indices = np.flatnonzero((data - np.uint8(32)) > 94)
-    there = data[places]
-    kept: Indices = places[(there - np.uint8(9) > 1) & (there != 13)]
-    return kept
+    odd = data < 32  # the placeholder too
+    for plain in (9, 10, 13):
+        odd &= data != plain
+    odd |= data == 127
+    places: Indices = np.flatnonzero(odd)
+    return places
 
 
 @dataclass(frozen=True, slots=True)
