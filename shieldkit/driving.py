@@ -4,15 +4,14 @@ The chain is a generator that yields a `Step` for whatever takes time (a guard, 
 with its result. It may also yield an `Emit`: that event leaves at once. `run` drives a chain for a
 synchronous caller, `arun` for an asynchronous one; the logic exists once. `drive` and `adrive` are for a chain of which
 only the outcome matters. Calls run on worker threads with a time limit, so a sync call inside a running event loop works,
-and an async call never blocks its loop; a call that is over sooner than it could be handed to another thread stays in the thread
-of a caller who waits for it. The pattern is httpx's `auth_flow`.
+and an async call never blocks its loop. A call that cannot hang may stay in the thread of a synchronous caller, who
+would wait for it anyway. The pattern is httpx's `auth_flow`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import contextvars
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import aclosing
@@ -20,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 from shieldkit.errors import Overloaded
-from shieldkit.workers import Workers, ordinary
+from shieldkit.workers import Workers
 
 T = TypeVar("T")
 E = TypeVar("E")
@@ -49,15 +48,15 @@ class Step(Protocol):
 class Call:
     """A function to run in a worker. `on_abandon` is called when nobody waits for the result any more.
 
-    `brief` says that it cannot hang and is soon over: a synchronous caller runs it himself, and holds its time against
-    `timeout_s` when it is over.
+    `inline` says that it cannot hang: a synchronous caller runs it himself, and holds its time against `timeout_s` when it is
+    over.
     """
 
     function: Callable[[], Any]
     timeout_s: float
     lane: Literal["guard", "model", "person"] = "guard"
     on_abandon: Callable[[], None] | None = None
-    brief: bool = False
+    inline: bool = False
 
     def start(self, lanes: Lanes) -> concurrent.futures.Future[Any]:
         """Hand it to a worker of its lane. Raises `Overloaded`."""
@@ -124,8 +123,8 @@ def run(chain: Flow[E, T], lanes: Lanes) -> Generator[E, None, T]:
 
 
 def _wait(step: Step, lanes: Lanes) -> Any:
-    if isinstance(step, Call) and step.brief:
-        return _run_here(step)
+    if isinstance(step, Call) and step.inline:
+        return _run_here(step, lanes)
     future = step.start(lanes)
     try:
         return future.result(timeout=step.timeout_s)
@@ -138,12 +137,9 @@ def _wait(step: Step, lanes: Lanes) -> Any:
         raise
 
 
-def _run_here(call: Call) -> Any:
+def _run_here(call: Call, lanes: Lanes) -> Any:
     started = time.monotonic()
-    try:
-        result = contextvars.copy_context().run(call.function)
-    except Exception as error:
-        raise ordinary(error) from None
+    result = lanes[call.lane].run_here(call.function)
     if time.monotonic() - started > call.timeout_s:
         raise TimeoutError
     return result

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import contextvars
+import os
 import threading
 import time
 import weakref
@@ -32,12 +33,17 @@ class Workers:
         self._name = name
         self._max_threads = max_threads
         self._max_waiting = max_waiting
+        self._closed = False
+        self._begin()
+        _open.add(self)
+
+    def _begin(self) -> None:
+        """With no thread: at first, and in a forked process, which has none of its parent's."""
         self._jobs: deque[_Job] = deque()
         self._condition = threading.Condition()
         self._threads = 0
         self._idle = 0
-        self._closed = False
-        _open.add(self)
+        self._here = 0
 
     def submit(self, function: Callable[[], Any]) -> Future[Any]:
         """Run `function` in a worker, in a copy of the caller's context. Raises `Overloaded`."""
@@ -55,6 +61,25 @@ class Workers:
                 threading.Thread(target=self._work, name=f"shieldkit-{self._name}", daemon=True).start()
         return future
 
+    def run_here(self, function: Callable[[], Any]) -> Any:
+        """Run `function` in the caller's own thread, as if it were a worker. Raises `Overloaded`.
+
+        What ends the process (Ctrl-C, and `SystemExit` as handlers of signals raise it) reaches the caller as it is.
+        """
+        with self._condition:
+            if self._closed:
+                raise Overloaded("the shield is closed")
+            self._here += 1
+        try:
+            return contextvars.copy_context().run(function)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            raise _ordinary(error) from None
+        finally:
+            with self._condition:
+                self._here -= 1
+
     def _work(self) -> None:
         while True:
             with self._condition:
@@ -71,7 +96,7 @@ class Workers:
             try:
                 future.set_result(context.run(function))
             except BaseException as error:
-                future.set_exception(ordinary(error))
+                future.set_exception(_ordinary(error))
             del future, function, context
 
     def close(self) -> None:
@@ -86,11 +111,20 @@ class Workers:
     def join(self, deadline: float) -> None:
         """Wait until no thread is at work, at the longest until `deadline` (`time.monotonic()` seconds)."""
         with self._condition:
-            while self._threads > self._idle and (left_s := deadline - time.monotonic()) > 0:
+            while self._threads + self._here > self._idle and (left_s := deadline - time.monotonic()) > 0:
                 self._condition.wait(min(left_s, 0.05))
 
 
 _open: weakref.WeakSet[Workers] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for workers in list(_open):
+        workers._begin()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 @atexit.register
@@ -101,7 +135,7 @@ def _at_exit() -> None:
         workers.join(deadline)
 
 
-def ordinary(error: BaseException) -> Exception:
+def _ordinary(error: BaseException) -> Exception:
     """What a guard raises must not stop the caller's interpreter, generator or event loop."""
     odd = (StopIteration, StopAsyncIteration, CancelledError)
     if isinstance(error, Exception) and not isinstance(error, odd):

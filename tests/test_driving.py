@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,8 @@ import pytest
 from shieldkit.driving import Call, Lanes, Steps, adrive, drive
 from shieldkit.errors import Overloaded
 from shieldkit.workers import Workers
+
+_NOTED = contextvars.ContextVar("noted", default="as it was")
 
 
 @pytest.fixture
@@ -70,33 +73,45 @@ def test_a_hanging_call_ends_on_time_and_is_told(lanes: Lanes) -> None:
     assert results == [("TimeoutError", ["abandoned", "closed"])] * 2
 
 
-def brief(function: Callable[[], Any], timeout_s: float = 5.0) -> Steps[Any]:
+def inline(function: Callable[[], Any], timeout_s: float = 5.0) -> Steps[Any]:
     try:
-        value = yield Call(function, timeout_s, brief=True)
+        value = yield Call(function, timeout_s, inline=True)
     except Exception as error:
         return type(error).__name__
     return value
 
 
-def test_a_brief_call_stays_in_the_thread_of_who_waits_for_it_but_never_in_a_loops(lanes: Lanes) -> None:
+def test_an_inline_call_stays_in_the_thread_of_who_waits_for_it_but_never_in_a_loops(lanes: Lanes) -> None:
     here = threading.current_thread().name
-    assert drive(brief(lambda: threading.current_thread().name), lanes) == here
-    assert asyncio.run(adrive(brief(lambda: threading.current_thread().name), lanes)) != here
+    assert drive(inline(lambda: threading.current_thread().name), lanes) == here
+    assert asyncio.run(adrive(inline(lambda: threading.current_thread().name), lanes)) != here
 
 
-def test_a_brief_call_that_was_not_brief_is_late_all_the_same(lanes: Lanes) -> None:
-    assert drive(brief(lambda: time.sleep(0.05), timeout_s=0.01), lanes) == "TimeoutError"
+def test_an_inline_call_that_takes_too_long_is_late_all_the_same(lanes: Lanes) -> None:
+    assert drive(inline(lambda: time.sleep(0.05), timeout_s=0.01), lanes) == "TimeoutError"
 
 
 @pytest.mark.parametrize(("error", "name"), [(ValueError("x"), "ValueError"), (StopIteration(), "RuntimeError"),
-                                             (TimeoutError(), "TimeoutError")])  # fmt: skip
-def test_what_a_brief_call_raises_is_an_ordinary_error_too(lanes: Lanes, error: Exception, name: str) -> None:
-    assert drive(brief(raises(error)), lanes) == name
+                                             (TimeoutError(), "TimeoutError"), (GeneratorExit(), "RuntimeError"),
+                                             (asyncio.CancelledError(), "RuntimeError")])  # fmt: skip
+def test_what_an_inline_call_raises_is_an_ordinary_error_too(lanes: Lanes, error: BaseException, name: str) -> None:
+    assert drive(inline(raises(error)), lanes) == name
 
 
-def test_ctrl_c_in_a_brief_call_reaches_the_caller(lanes: Lanes) -> None:
+def test_an_inline_call_has_a_context_of_its_own(lanes: Lanes) -> None:
+    drive(inline(lambda: _NOTED.set("changed")), lanes)
+    assert _NOTED.get() == "as it was"
+
+
+@pytest.mark.parametrize("run", [drive, lambda chain, lanes: asyncio.run(adrive(chain, lanes))])
+def test_nothing_runs_after_the_end_inline_either(lanes: Lanes, run: Any) -> None:
+    lanes["guard"].close()
+    assert run(inline(lambda: 42), lanes) == "Overloaded"
+
+
+def test_ctrl_c_in_an_inline_call_reaches_the_caller(lanes: Lanes) -> None:
     with pytest.raises(KeyboardInterrupt):
-        drive(brief(raises(KeyboardInterrupt())), lanes)
+        drive(inline(raises(KeyboardInterrupt())), lanes)
 
 
 async def test_an_async_call_does_not_block_the_loop(lanes: Lanes) -> None:

@@ -23,6 +23,7 @@ from shieldkit import (
     Refused,
     Reply,
     Report,
+    Segment,
     SelfTestError,
     Shield,
     Span,
@@ -159,13 +160,13 @@ class Faulty:
         return FAULTS[self.fault](inspection)
 
 
-class Brief:
-    """A guard that says it is brief, and notes which threads it runs in. A text with `slow` in it takes a while."""
+class Noting:
+    """A guard that notes which threads it runs in. A text with `slow` in it takes a while."""
 
-    name, stages, brief_chars = "brief", frozenset({Stage.INPUT}), 100
+    name, stages = "noting", frozenset({Stage.INPUT})
 
-    def __init__(self) -> None:
-        self.threads: list[str] = []
+    def __init__(self, inline_chars: int) -> None:
+        self.inline_chars, self.threads = inline_chars, list[str]()
 
     def check(self, inspection: Inspection) -> Report:
         self.threads.append(threading.current_thread().name)
@@ -174,15 +175,31 @@ class Brief:
         return Report()
 
 
-def test_a_brief_guard_reads_a_prompt_in_the_callers_thread_and_a_document_in_a_worker() -> None:
-    guard = Brief()
-    with Shield(policy("guards: {custom: {brief: {timeout: 50ms}}}"), guards=[guard]) as shield:
-        assert shield.screen("a question").action == "allow"
-        assert shield.screen("a document " * 20).action == "allow"
+def thread_of(guard: Noting, messages: Any, **options: Any) -> str:
+    with Shield(policy("guards: {custom: {noting: {timeout: 5s}}}"), guards=[guard]) as shield:
+        assert shield.screen(messages, **options).action == "allow"
+    return "own" if guard.threads[-1] == threading.current_thread().name else guard.threads[-1].split("-")[1]
+
+
+def test_a_guard_that_cannot_hang_reads_a_prompt_in_the_callers_thread_and_a_document_in_a_worker() -> None:
+    assert thread_of(Noting(100), "a question") == "own"
+    assert thread_of(Noting(100), "a document " * 20) == "guard"
+    assert thread_of(Noting(0), "a question") == thread_of(Noting(0), "") == "guard"
+    history = [Segment("an earlier turn " * 20), Segment("yes", "assistant"), Segment("a question")]
+    assert thread_of(Noting(100), history, since=2) == "guard", "a guard may look at all of the conversation"
+
+
+def test_a_guard_that_takes_too_long_inline_is_too_late() -> None:
+    with Shield(policy("guards: {custom: {noting: {timeout: 50ms}}}"), guards=[Noting(100)]) as shield:
         late = shield.screen("a slow question")
-    here, worker, _ = guard.threads
-    assert (here, worker.startswith("shieldkit-guard")) == (threading.current_thread().name, True)
     assert (late.action, late.verdicts[0].status) == ("block", Status.TIMED_OUT)
+
+
+def test_a_closed_shield_answers_no_short_text_either() -> None:
+    shield = Shield("builtin:default")
+    assert shield.screen("Where is the station?").allowed
+    shield.close()
+    assert not shield.screen("Where is the station?").allowed
 
 
 @MODES

@@ -29,10 +29,10 @@ class Link:
         reads = getattr(self.guard, "reads", None)
         return bool(reads(segment)) if reads is not None else not segment.trusted
 
-    def is_brief(self, chars: int) -> bool:
-        """Whether the guard says of itself that it cannot hang, and so many characters are soon read."""
-        most = getattr(self.guard, "brief_chars", 0)
-        return type(most) is int and chars <= most
+    def runs_inline(self, conversation: Conversation) -> bool:
+        """Whether the guard promises that it cannot hang on so much text as there is in all, judged or not."""
+        most = getattr(self.guard, "inline_chars", 0)
+        return type(most) is int and most > 0 and _length(conversation, range(len(conversation.segments))) <= most
 
 
 def run_guards(
@@ -90,7 +90,7 @@ def judged_by(trip: Trip, link: Link, inspection: Inspection, mode: Mode) -> Ste
     blank = Verdict(inspection.guard, inspection.stage, Status.RAN, Action.BLOCK, Action.BLOCK, Coverage(0, total))
     try:
         asked = partial(_asked, link, inspection)
-        inspection, answer = yield Call(asked, link.settings.timeout, brief=link.is_brief(total))
+        inspection, answer = yield Call(asked, link.settings.timeout, inline=link.runs_inline(inspection.conversation))
         return _decided(trip, link, inspection, blank, answer, mode)
     except TimeoutError:
         return Decision(failed(blank, link.settings, Status.TIMED_OUT, "timeout", "the guard took too long", mode))

@@ -22,8 +22,8 @@ from shieldkit.errors import GuardProtocolError
 from shieldkit.outcome import Coverage, Finding, Span, Stage
 from shieldkit.text import Canonical, digest
 
-BRIEF_CHARS = 4000
-"""`brief_chars` of the guards here that read by themselves: a prompt, not a document."""
+INLINE_CHARS = 2000
+"""`inline_chars` of the guards here that read by themselves: a prompt, not a document."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +107,9 @@ class Guard(Protocol):
     `locates` (True when the spans of its findings are exact, so that they can be redacted), `rules` (the ids it can
     report), `self_test()` (raises `SelfTestError`) and `close()`.
 
-    `brief_chars` is the promise of a guard that calls nobody and takes linear time: so many characters it reads without hanging,
-    so that a synchronous caller runs it in his own thread, and saves two hand-overs. Where it takes longer than its
-    timeout nevertheless, the caller has waited for it, and the verdict is still that it took too long.
+    `inline_chars` is the promise of a guard that calls nobody and takes linear time: it cannot hang on a conversation of up to so
+    many characters, so that a synchronous caller runs it in his own thread, and saves two hand-overs. Where it takes longer
+    than its timeout nevertheless, the caller has waited for it, and the verdict is still that it took too long.
 
     For answers that leave bit by bit, `streamable` is how many characters it must see on both sides of a place to find
     all that is to be found there; what it has found, it finds in every longer text too. Without it, or when it is None,

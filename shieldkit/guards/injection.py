@@ -7,20 +7,18 @@ bounded window, so that a payload cut over turns, or one that grows slowly, is s
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from cachetools import LRUCache
-
 from shieldkit.conversation import Kind, Role
 from shieldkit.errors import SelfTestError
-from shieldkit.guards.base import BRIEF_CHARS, Inspection, Report
+from shieldkit.guards.base import INLINE_CHARS, Inspection, Report
 from shieldkit.injection import REPORTED, Detector, Judgement, load
 from shieldkit.outcome import Finding, Span, Stage
 from shieldkit.policy.model import InjectionSettings
+from shieldkit.remembered import Remembered
 from shieldkit.text import Canonical, canonicalise, digest
 
 JOINED_CHARS = 4000
@@ -45,13 +43,14 @@ class InjectionGuard:
     stages = frozenset({Stage.INPUT})
     rules = frozenset(_WORDS)
     locates = True
-    brief_chars = BRIEF_CHARS
+    inline_chars = INLINE_CHARS
 
     def __init__(self, settings: InjectionSettings) -> None:
         self._settings = settings
         self._detector: Detector = load()
-        self._judged: LRUCache[tuple[bytes, Role], Judgement] = LRUCache(_CACHED)  # by keyed digest, and as whose text
-        self._lock = threading.Lock()
+        self._judged: Remembered[tuple[bytes, Role], Judgement] = Remembered(
+            _CACHED
+        )  # by keyed digest, and as whose text
 
     def check(self, inspection: Inspection) -> Report:
         """Findings from a score of 0.3 on; the report's score is the highest of any window."""
@@ -74,20 +73,23 @@ class InjectionGuard:
 
     def _remembered(self, key: bytes, role: Role, canonical: Callable[[], Canonical], deadline: float) -> Judgement:
         """A text is folded and judged once, as long as it is remembered."""
-        with self._lock:
-            found = self._judged.get((key, role))
-        if found is None:
+
+        def proceed() -> bool:
+            return time.monotonic() < deadline
+
+        def judge() -> Judgement:
             # Python cannot stop a thread: one that nobody waits for any more stops by itself.
-            found = self._detector.judge(
+            if not proceed():
+                raise TimeoutError
+            return self._detector.judge(
                 canonical(),
                 data=role in _DATA,
                 by_user=role is Role.USER,
                 most_likely=self._settings.encoder_windows,
-                proceed=lambda: time.monotonic() < deadline,
+                proceed=proceed,
             )
-            with self._lock:
-                self._judged[key, role] = found
-        return found
+
+        return self._judged.of((key, role), judge)
 
     def _joined(self, text: str, role: Role, deadline: float) -> float:
         """The score of parts that together are one text."""

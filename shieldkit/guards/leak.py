@@ -6,10 +6,7 @@ system prompt counts as one wherever it is repeated. Paraphrase and translation 
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-
-from cachetools import LRUCache
 
 from shieldkit.conversation import Role
 from shieldkit.errors import SelfTestError
@@ -17,7 +14,8 @@ from shieldkit.guards.base import Inspection, Pending, Report
 from shieldkit.leak import canary, overlap, secrets
 from shieldkit.outcome import Finding, Stage
 from shieldkit.policy.model import LeakSettings
-from shieldkit.text import Canonical, canonicalise
+from shieldkit.remembered import Remembered
+from shieldkit.text import Canonical, canonicalise, digest
 from shieldkit.text.pending import CONTEXT_CHARS
 from shieldkit.text.pending import pending as text_pending
 
@@ -33,8 +31,7 @@ class LeakGuard:
 
     def __init__(self, settings: LeakSettings, control_tokens: frozenset[str] = frozenset()) -> None:
         self._settings = settings
-        self._prompts: LRUCache[str, frozenset[str]] = LRUCache(32)
-        self._lock = threading.Lock()
+        self._prompts: Remembered[bytes, frozenset[str]] = Remembered(32)
         self._control_tokens = tuple(sorted(control_tokens, key=len, reverse=True))
         self._beginnings = frozenset(token[:n] for token in control_tokens for n in range(1, len(token)))
 
@@ -90,13 +87,7 @@ class LeakGuard:
 
     def _runs(self, prompt: str) -> frozenset[str]:
         """The prompt's runs of words; an application asks with the same prompt again and again."""
-        with self._lock:
-            found = self._prompts.get(prompt)
-        if found is None:
-            found = overlap.runs_of(canonicalise(prompt).text)
-            with self._lock:
-                self._prompts[prompt] = found
-        return found
+        return self._prompts.of(digest(prompt), lambda: overlap.runs_of(canonicalise(prompt).text))
 
     def _disclosure(self, prompt: frozenset[str], canonical: Canonical) -> overlap.Overlap | None:
         found = overlap.containment(prompt, canonical.text)

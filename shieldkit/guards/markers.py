@@ -9,20 +9,18 @@ Trusted segments are read too; the policy flags there at most, since the applica
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
-
-from cachetools import LRUCache
 
 from shieldkit.conversation import Role, Segment
 from shieldkit.errors import SelfTestError
-from shieldkit.guards.base import BRIEF_CHARS, Inspection, Pending, Report
+from shieldkit.guards.base import INLINE_CHARS, Inspection, Pending, Report
 from shieldkit.markers import Marker, MarkerEngine, dense, runs
 from shieldkit.markers.density import SCORE as DENSITY
 from shieldkit.markers.engine import AMBIGUOUS, BELOW
 from shieldkit.markers.runs import pending as runs_pending
 from shieldkit.outcome import Finding, Span, Stage
 from shieldkit.policy.model import MarkerSettings
+from shieldkit.remembered import Remembered
 from shieldkit.text import Canonical, Signal, canonicalise, signals
 from shieldkit.text.pending import CONTEXT_CHARS
 from shieldkit.text.pending import pending as text_pending
@@ -61,13 +59,12 @@ class MarkerGuard:
     stages = frozenset(Stage)
     rules = frozenset(_WORDS)
     locates = True
-    brief_chars = BRIEF_CHARS
+    inline_chars = INLINE_CHARS
 
     def __init__(self, settings: MarkerSettings, control_tokens: frozenset[str] = frozenset()) -> None:
         self._engine = MarkerEngine(control_tokens, settings.extra_tokens)
         self._settings = settings
-        self._judged: LRUCache[bytes, _Judged] = LRUCache(REMEMBERED, getsizeof=lambda judged: 1 + len(judged.found))
-        self._lock = threading.Lock()
+        self._judged: Remembered[bytes, _Judged] = Remembered(REMEMBERED, lambda judged: 1 + len(judged.found))
 
     @property
     def streamable(self) -> int | None:
@@ -88,7 +85,8 @@ class MarkerGuard:
         findings: list[Finding] = []
         unread: dict[int, tuple[Span, ...]] = {}
         for index in inspection.segments:
-            judged = self._remembered(inspection, index)
+            # A text is folded and searched once, as long as it is remembered.
+            judged = self._judged.of(inspection.digest(index), lambda i=index: self._judge(inspection.canonical(i)))  # type: ignore[misc]
             findings += [
                 inspection.finding(m.rule, m.score, index, m.start, m.end, _WORDS[m.rule]) for m in judged.found
             ]
@@ -103,17 +101,6 @@ class MarkerGuard:
         settled = min(settled, text_pending(canonical), runs_pending(canonical))
         slips = (s.start for s in signals(canonical.original) if s.rule in _SLIPS)
         return Pending(min([held, settled, *slips]), settled)
-
-    def _remembered(self, inspection: Inspection, index: int) -> _Judged:
-        """A text is folded and searched once, as long as it is remembered."""
-        digest = inspection.digest(index)
-        with self._lock:
-            judged = self._judged.get(digest)
-        if judged is None:
-            judged = self._judge(inspection.canonical(index))
-            with self._lock:
-                self._judged[digest] = judged
-        return judged
 
     def _judge(self, canonical: Canonical) -> _Judged:
         found: list[Marker | Signal] = [*self._engine.find(canonical), *runs(canonical), *dense(canonical)]

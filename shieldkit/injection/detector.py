@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import re
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from shieldkit.errors import ModelFileError
@@ -27,6 +25,7 @@ from shieldkit.injection.encoder import Encoder
 from shieldkit.injection.reading import Logits, Native, Reading, Stage
 from shieldkit.injection.sweep import Sweep
 from shieldkit.injection.windows import around_peaks
+from shieldkit.remembered import Remembered
 from shieldkit.text import Canonical, digest
 from shieldkit.text.canonical import Child
 
@@ -87,8 +86,7 @@ class Detector:
         likely, certain, least = calibration[:, 4], calibration[:, 5], calibration[:, 7]
         self._likely, self._certain = likely.astype(np.float32), certain.astype(np.float32)
         self._least = (least - likely) / (certain - likely)
-        self._cache: LRUCache[bytes, Logits] = LRUCache(_CACHED_VIEWS)
-        self._lock = threading.Lock()
+        self._views: Remembered[bytes, Logits] = Remembered(_CACHED_VIEWS)
 
     def judge(
         self,
@@ -154,14 +152,7 @@ class Detector:
 
     def _logits(self, view: str, heads: list[int]) -> Logits:
         """The encoder's logits of a view, from memory where it has read the same before."""
-        key = digest(view) + bytes(heads)
-        with self._lock:
-            known = self._cache.get(key)
-        if known is None:
-            known = self.encoder.read(view, heads)
-            with self._lock:
-                self._cache[key] = known
-        return known
+        return self._views.of(digest(view) + bytes(heads), lambda: self.encoder.read(view, heads))
 
 
 def _hid(child: Child, canonical: Canonical) -> bool:

@@ -1,7 +1,7 @@
 """Several readings at once: the encoder runs each window in one thread, and two windows side by side cost less than one window
 on two cores.
 
-Threads are started for each text: none is idle in between, and none is missing after a fork.
+Threads are started for each text: none is idle in between, none is missing after a fork.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 THREADS = min(2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-"""More are left to the application."""
+"""For one text; more are left to the application."""
 
 
 def in_parallel(function: Callable[[T], U], items: Sequence[T], threads: int = THREADS) -> list[U]:
@@ -26,18 +26,26 @@ def in_parallel(function: Callable[[T], U], items: Sequence[T], threads: int = T
     raised: list[BaseException] = []
 
     def work() -> None:
+        while (taken := _next(left)) is not None:
+            number, item = taken
+            made[number] = function(item)
+
+    def help_out() -> None:
         try:
-            while (taken := _next(left)) is not None:
-                number, item = taken
-                made[number] = function(item)
+            work()
         except BaseException as error:
             raised.append(error)
             left.clear()
 
-    helpers = [threading.Thread(target=work, daemon=True) for _ in range(min(threads, len(items)) - 1)]
-    for helper in helpers:
-        helper.start()
+    helpers: list[threading.Thread] = []
     try:
+        for _ in range(min(threads, len(items)) - 1):
+            helper = threading.Thread(target=help_out, daemon=True)
+            try:
+                helper.start()
+            except RuntimeError:  # no more threads are to be had: this one does it all
+                break
+            helpers.append(helper)
         work()
         for helper in helpers:
             helper.join()
