@@ -30,7 +30,7 @@ import torch
 
 from shieldkit.injection import Detector, load
 from shieldkit.injection.detector import MOST_LIKELY, SHORT
-from shieldkit.injection.reading import HIGHEST_PEAK, PEAK, together
+from shieldkit.injection.reading import Reading
 from shieldkit.injection.windows import WINDOW, around_peaks
 from shieldkit.text import canonicalise
 from training import sources
@@ -99,16 +99,13 @@ def encoded(detector: Detector, text: str, likely: np.ndarray, certain: np.ndarr
             continue
         margin = ((read.logits - likely) / (certain - likely)).max(axis=1).astype(np.float32)
         windows = around_peaks(margin, read.begins, part, certain=1.0, likely=least, most=MOST_LIKELY)
-        for window in sorted(windows, key=lambda w: w.start):
-            line, whole = (
-                detector.view(part, native, start, end, [0, 1])
-                for start, end in (window.line(part), (window.start, window.end))
-            )
-            logits = together(line, whole) + PEAK * min(window.peak, HIGHEST_PEAK)
+        reading = Reading(part, native, 0.0, [0, 1], detector._encoded, detector.view, lambda: True)
+        logits = reading.logits(windows)
+        for window, of_window in sorted(zip(windows, logits, strict=True), key=lambda pair: pair[0].start):
             if window.start < last:
-                found[-1] = np.maximum(found[-1], logits)
+                found[-1] = np.maximum(found[-1], of_window)
             else:
-                found.append(logits)
+                found.append(of_window)
             last = window.end
     return np.array(found)
 

@@ -73,14 +73,18 @@ class Reading:
 
     def scores(self, windows: Sequence[Window]) -> list[float]:
         """The score of each window; the highest peaks come first."""
-        # What is read in any case, so that also of a single window two views are read side by side. They are remembered.
+        return [self.stage.score(logits, self.heads) for logits in self.logits(windows)]
+
+    def logits(self, windows: Sequence[Window]) -> list[Logits]:
+        """What the scores are made of, shape (2,) each."""
+        # What is read of nearly every one, so that also of a single window two views are read side by side. They are remembered.
         sure = {(w.start, w.end) for w in windows[:CLOSELY]}
         sure |= {w.line(self.text) for w in windows if self._with_line(w)}
         in_parallel(self._read, sorted(sure))
-        return in_parallel(self._score, list(enumerate(windows)))
+        return in_parallel(self._of_window, list(enumerate(windows)))
 
-    def _score(self, ranked: tuple[int, Window]) -> float:
-        """The score of both views of a window, and of its peak: the whole first, its line only where that can matter.
+    def _of_window(self, ranked: tuple[int, Window]) -> Logits:
+        """The logits of both views of a window, and of its peak: the whole first, its line only where that can matter.
 
         That is in a short text, at a plain peak, and where a line of `HIGHEST` would make an alarm of the whole. From the rank of
         `CLOSELY` on what is next to the peak comes first, and may settle it.
@@ -90,12 +94,12 @@ class Reading:
         if rank >= CLOSELY and window.peak < PLAIN:
             near = self._read(window.near())
             if (near < GLANCE)[self.heads].all():
-                return self.stage.score(near + from_sweep, self.heads)
+                return near + from_sweep
         logits = whole = self._read((window.start, window.end))
         could_be = LINE * np.array(HIGHEST) + (1 - LINE) * whole + from_sweep
         if self._with_line(window) or (could_be >= self.stage.shift)[self.heads].any():
             logits = together(self._read(window.line(self.text)), whole)
-        return self.stage.score(logits + from_sweep, self.heads)
+        return logits + from_sweep
 
     def _with_line(self, window: Window) -> bool:
         return len(self.text) <= WINDOW or window.peak >= PLAIN
