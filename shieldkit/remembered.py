@@ -32,6 +32,10 @@ class Remembered(Generic[K, V]):
                 self._known[key] = found
         return found
 
+    def __len__(self) -> int:
+        """How many values there are."""
+        return len(self._known)
+
     def forget(self) -> None:
         """Begin anew, also with the lock: after a fork nobody may be there to release it."""
         self._lock = threading.Lock()

@@ -31,8 +31,10 @@ from shieldkit.text.canonical import Child
 
 DIRECT, DATA = 0, 1
 MOST_LIKELY = 288
-HIDDEN = 2.0
-"""What is added to the logits of a short text of a user that was hidden: who asks for something harmless need not."""
+HIDDEN, GUESSED = 3.5, 2.5
+"""What is added to the logits of a short text of a user that was hidden: who asks for something harmless need not. Less where
+decoding may read something into an ordinary text: letters for digits, or a line from its end."""
+_GUESSES = frozenset({"leet", "reversed"})
 LEAST_HIDDEN = 3
 """Words that could not be read before they were decoded: fewer are an escape in an address, or a tag."""
 SHORT = 2000
@@ -43,9 +45,9 @@ _CACHED_VIEWS = 16_384
 _WORD = re.compile(r"\w{2,}")
 _FOLDER = Path(__file__).parent / "data"
 _SHA256 = {
-    "sweep.npz": "1a99e4b4c33a84236178d8215cc1e16db532b3e6bdd3d28a6aa21d3ea5bb8bdf",
-    "encoder_lower.onnx": "d1d9efb1d4c6c49b048611c1042537f0a26535b8ec799495686b046cba8d9ead",
-    "encoder_upper.onnx": "79a43b5967c15e39894b2e080aa63822c82637df69723177d712fcd0f2f65ad8",
+    "sweep.npz": "6ba6f0b3786417a8908248ddaff973ac92d7b98c46a86bff5bd3b46ff782b03b",
+    "encoder_lower.onnx": "02d510c5296df160b9e380c19b4bc158eeedbc5057df442638cd004f2611c9a2",
+    "encoder_upper.onnx": "4e1cb052df5237a32e30804904e9249bb5927140a3a67c95497a0e43e43927d1",
     "pieces.json": "c0f66d368ffbef6881229b29c6578d85d2846ef9258f0bb7f5f59cf74fe8e1eb",
 }  # fmt: skip
 
@@ -107,15 +109,15 @@ class Detector:
         brief = short and by_user and not data
         heads, stage = [DIRECT, DATA] if data else [DIRECT], self._brief if brief else self._encoded
 
-        def read(text: str, native: Native, hid: bool) -> Judgement:
-            reading = Reading(text, native, HIDDEN if hid else 0.0, heads, stage, self.view, proceed)
+        def read(text: str, native: Native, more: float) -> Judgement:
+            reading = Reading(text, native, more if brief else 0.0, heads, stage, self.view, proceed)
             return self._judged(reading, short, most_likely)
 
-        own = read(canonical.text, canonical.native, brief and canonical.disguised)
+        own = read(canonical.text, canonical.native, HIDDEN if canonical.disguised else 0.0)
         top, encoded = own.score, own.encoded
         hits = [Hit(h.score, *canonical.span(h.start, h.end)) for h in own.hits]
         for child in canonical.children:
-            inner = read(child.text, partial(_slice, child.text), brief and _hid(child, canonical))
+            inner = read(child.text, partial(_slice, child.text), _for_hiding(child, canonical))
             top, encoded = max(top, inner.score), encoded + inner.encoded
             if inner.hits:
                 hits.append(Hit(inner.score, child.start, child.end))
@@ -155,12 +157,14 @@ class Detector:
         return self._views.of(digest(view) + bytes(heads), lambda: self.encoder.read(view, heads))
 
 
-def _hid(child: Child, canonical: Canonical) -> bool:
-    """Whether most words of what was decoded could not be read before: not an address or a tag with an escape in it."""
+def _for_hiding(child: Child, canonical: Canonical) -> float:
+    """What is added where most words of what was decoded could not be read before: not for an escape in an address or a tag."""
     words, read = (
         set(_WORD.findall(text)) for text in (child.text, canonical.original[child.start : child.end].lower())
     )
-    return len(words - read) >= max(LEAST_HIDDEN, len(words) / 2)
+    if len(words - read) < max(LEAST_HIDDEN, len(words) / 2):
+        return 0.0
+    return GUESSED if _GUESSES.issuperset(child.disguise.split()) else HIDDEN
 
 
 def _slice(text: str, start: int, end: int) -> str:

@@ -245,7 +245,6 @@ def test_a_glance_at_its_line_lets_ordinary_windows_go_and_no_attack(monkeypatch
 
     monkeypatch.setattr(cascade.Detector, "view", noted)
     monkeypatch.setattr(reading, "CLOSELY", 0)
-    monkeypatch.setattr(reading, "PLAIN", 99.0)
     monkeypatch.setattr(reading, "GLANCE", 2.0)
     manual = "Chapter {} has the instructions for the system and says who keeps the password of the assistant manager."
     text = "\n".join(manual.format(k) + f" {ATTACK}" * (k == 17) for k in range(60))
@@ -276,6 +275,7 @@ def test_decoys_do_not_hide_a_line_near_an_end_of_the_text(attack: str) -> None:
 def test_an_escape_in_an_ordinary_text_hides_nothing(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     counted = load().judge(canonicalise(text)).score
     monkeypatch.setattr(cascade, "HIDDEN", 0.0)
+    monkeypatch.setattr(cascade, "GUESSED", 0.0)
     assert counted == load().judge(canonicalise(text)).score
 
 
@@ -289,5 +289,6 @@ def test_what_a_user_hides_counts_more_and_what_is_harmless_stays_so(
     assert load().judge(canonicalise(DISGUISES[name](harmless))).score < 0.5
     as_data = load().judge(hidden, by_user=False).score
     monkeypatch.setattr(cascade, "HIDDEN", 0.0)
+    monkeypatch.setattr(cascade, "GUESSED", 0.0)
     assert load().judge(hidden).score < counted
     assert as_data == load().judge(hidden, by_user=False).score
