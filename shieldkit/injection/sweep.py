@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shieldkit.injection.features import Places, Vocabulary, words
+from shieldkit.injection.parallel import in_parallel
 
 Floats = NDArray[np.float32]
 GAPS = (1, 2, 4, 8)
 REACH = sum(GAPS)
 """How many words to each side of a position it sees."""
-_PIECE = 8192
+_PIECE, _SLICE = 4096, 128
 _PART = 1 << 18  # characters
 _BLANK = re.compile(r"\s")
 
@@ -66,13 +67,15 @@ class Sweep:
     def read(self, text: str, of: Callable[[Floats], Floats] = lambda logits: logits) -> Swept:
         """Read all of a (canonical) text. `of` is applied piece by piece, so that not all logits need be kept."""
         rows, begins = self._words(text)
-        top, made = np.full(2, -np.inf, np.float32), of(np.zeros((0, 2), np.float32))
-        kept = np.empty((len(rows), *made.shape[1:]), np.float32)
-        for start in range(0, len(rows), _PIECE):
+        kept = np.empty((len(rows), *of(np.zeros((0, 2), np.float32)).shape[1:]), np.float32)
+
+        def piece(start: int) -> Floats:
             logits = self._piece(rows, start, min(start + _PIECE, len(rows)))
-            np.maximum(top, logits.max(axis=0), out=top)
             kept[start : start + _PIECE] = of(logits)
-        return Swept(begins, kept, top)
+            return np.asarray(logits.max(axis=0))
+
+        tops = in_parallel(piece, range(0, len(rows), _PIECE))
+        return Swept(begins, kept, np.max(tops, axis=0) if tops else np.full(2, -np.inf, np.float32))
 
     def _words(self, text: str) -> tuple[NDArray[np.uint16], Places]:
         """Row and begin of each word, made in parts of the text so that the memory it takes stays small."""
@@ -99,9 +102,9 @@ class Sweep:
         x[low - first : high - first] = self.embeddings[rows[low:high]]
         for (before, here, after), bias, gap in zip(self.kernels, self.biases, GAPS, strict=True):
             size = len(x) - 2 * gap
-            y = x[:size] @ before
-            y += x[gap : gap + size] @ here
-            y += x[2 * gap :] @ after
+            y = _product(x[:size], before)
+            y += _product(x[gap : gap + size], here)
+            y += _product(x[2 * gap :], after)
             y += bias
             np.maximum(y, 0.0, out=y)
             first, last = first + gap, last - gap
@@ -111,6 +114,15 @@ class Sweep:
                 y[len(rows) - first :] = 0.0
             x = y
         return np.asarray(x @ self.head + self.head_bias, np.float32)
+
+
+def _product(x: Floats, matrix: Floats) -> Floats:
+    """`x @ matrix`, in products so small that the library for them does not spread each over threads that wait for each other."""
+    many = len(x) // _SLICE * _SLICE
+    y = np.empty((len(x), matrix.shape[1]), np.float32)
+    np.matmul(x[:many].reshape(-1, _SLICE, x.shape[1]), matrix, out=y[:many].reshape(-1, _SLICE, matrix.shape[1]))
+    np.matmul(x[many:], matrix, out=y[many:])
+    return y
 
 
 def _three(kernel: Any) -> tuple[Floats, Floats, Floats]:

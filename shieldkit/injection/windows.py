@@ -20,6 +20,7 @@ WINDOW = 384
 _BEFORE = 240
 _LINE = 200  # at most this far to either side
 _NEAR_BEFORE, _NEAR_AFTER = 120, 80
+_BLOCK = 1024  # words
 _BREAK = re.compile(r"\n|[.!?;] ")
 
 
@@ -62,11 +63,10 @@ def around_peaks(
     if length <= WINDOW:
         at = int(scores.argmax())
         return [Window(0, length, int(begins[at]), float(scores[at]))] if scores[at] >= likely else []
-    left = scores
+    left = _Left(scores)
     found: list[Window] = []
-    while len(left):
-        at = int(left.argmax())
-        peak = float(left[at])
+    while len(scores):
+        at, peak = left.highest()
         if peak < likely or (peak < certain and len(found) >= most):
             break
         start, end = _placed(int(begins[at]), begins, length)
@@ -75,16 +75,43 @@ def around_peaks(
         # window (at the ends of the text), no more than the line that is read by itself.
         inner = max(1, (end - start) // 4)
         for low, high in ((start + inner, end - inner), line(text, found[-1].at)):
-            left[np.searchsorted(begins, max(low, start)) : np.searchsorted(begins, min(high, end))] = -np.inf
-        left[at] = -np.inf
+            left.take(_index(begins, max(low, start)), _index(begins, min(high, end)))
+        left.take(at, at + 1)
     return found
+
+
+def _index(begins: Places, place: int) -> int:
+    """The number of the first word that begins at `place` or later."""
+    # A number of another type would have all of them converted.
+    return int(np.searchsorted(begins, begins.dtype.type(place)))
+
+
+class _Left:
+    """Scores of which the highest is asked for again and again: kept by blocks, so that not all of them are looked at."""
+
+    def __init__(self, scores: NDArray[np.float32]) -> None:
+        self._scores = scores
+        starts = np.arange(0, len(scores), _BLOCK)
+        self._highest = np.maximum.reduceat(scores, starts) if len(scores) else scores
+
+    def highest(self) -> tuple[int, float]:
+        """The place of the highest score that is left, the first of several, and the score."""
+        start = int(self._highest.argmax()) * _BLOCK
+        at = start + int(self._scores[start : start + _BLOCK].argmax())
+        return at, float(self._scores[at])
+
+    def take(self, first: int, last: int) -> None:
+        """Leave out the scores `[first, last)`."""
+        self._scores[first:last] = -np.inf
+        for block in range(first // _BLOCK, -(-last // _BLOCK) if last > first else 0):
+            self._highest[block] = self._scores[block * _BLOCK : (block + 1) * _BLOCK].max()
 
 
 def _placed(at: int, begins: Places, length: int) -> tuple[int, int]:
     """From a word's beginning to that of another, with the peak in the second half: what is asked often comes last."""
     start = max(0, min(at - _BEFORE, length - WINDOW))
-    start = int(begins[min(int(np.searchsorted(begins, start)), len(begins) - 1)])
+    start = int(begins[min(_index(begins, start), len(begins) - 1)])
     if start + WINDOW >= length:
         return start, length
-    end = int(begins[int(np.searchsorted(begins, start + WINDOW, "right")) - 1])
+    end = int(begins[_index(begins, start + WINDOW + 1) - 1])
     return start, end if end > at else start + WINDOW  # a long word is cut
