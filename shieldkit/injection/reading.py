@@ -22,10 +22,6 @@ Native: TypeAlias = Callable[[int, int], str]
 View: TypeAlias = Callable[[str, Native, int, int, list[int]], Logits]
 """The encoder's logits of a part of a text, for these heads."""
 
-CLOSELY = 16
-"""How many windows of a text are read whole; of the others first what is next to the peak, which says for most that there
-is nothing, in half of the time.
-"""
 GLANCE = -1.0
 """Logits: a window of which what is next to its peak is lower is let go: 95 in 100 windows of the haystacks, and none of 398
 attacks that were found (of which the lowest had 0.2).
@@ -78,20 +74,19 @@ class Reading:
     def logits(self, windows: Sequence[Window]) -> list[Logits]:
         """What the scores are made of, shape (2,) each."""
         # What is read of nearly every one, so that also of a single window two views are read side by side. They are remembered.
-        sure = {(w.start, w.end) for w in windows[:CLOSELY]}
-        sure |= {w.line(self.text) for w in windows if self._with_line(w)}
+        closely = [w for w in windows if w.closely]
+        sure = {(w.start, w.end) for w in closely} | {w.line(self.text) for w in closely if self._with_line(w)}
         in_parallel(self._read, sorted(sure))
-        return in_parallel(self._of_window, list(enumerate(windows)))
+        return in_parallel(self._of_window, windows)
 
-    def _of_window(self, ranked: tuple[int, Window]) -> Logits:
+    def _of_window(self, window: Window) -> Logits:
         """The logits of both views of a window, and of its peak: the whole first, its line only where that can matter.
 
-        That is in a short text, at a plain peak, and where a line of `HIGHEST` would make an alarm of the whole. From the rank of
-        `CLOSELY` on what is next to the peak comes first, and may settle it.
+        That is in a short text, at a plain peak, and where a line of `HIGHEST` would make an alarm of the whole. Where it is not
+        read closely, what is next to the peak comes first, and may settle it.
         """
-        rank, window = ranked
         from_sweep = np.float32(PEAK * min(window.peak, HIGHEST_PEAK) + self.more)
-        if rank >= CLOSELY:
+        if not window.closely:
             near = self._read(window.near())
             if (near < GLANCE)[self.heads].all():
                 return near + from_sweep

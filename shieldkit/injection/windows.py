@@ -19,19 +19,24 @@ WINDOW = 384
 """Characters of canonical text."""
 _BEFORE = 240
 _LINE = 200  # at most this far to either side
-_NEAR_BEFORE, _NEAR_AFTER = 120, 80
+_NEAR_BEFORE, _NEAR_AFTER, _SEAM = 120, 80, 24
+CLOSELY = 16
+"""How many windows of a text are read whole; of the others first what is next to the peak, which says for most that there
+is nothing, in half of the time.
+"""
 _BLOCK = 1024  # words
 _BREAK = re.compile(r"\n|[.!?;] ")
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Characters `[start, end)` of a text, the place of the peak in it, and how high that is."""
+    """Characters `[start, end)` of a text, the place of the peak in it, how high that is, and whether all of it is read."""
 
     start: int
     end: int
     at: int
     peak: float
+    closely: bool = True
 
     def near(self) -> tuple[int, int]:
         """What is right around the peak, in whatever lines that is."""
@@ -70,11 +75,9 @@ def around_peaks(
         if peak < likely or (peak < certain and len(found) >= most):
             break
         start, end = _placed(int(begins[at]), begins, length)
-        found.append(Window(start, end, int(begins[at]), peak))
-        # What is well inside of this window need not be read again; near its ends, where another peak may have the same
-        # window (at the ends of the text), no more than the line that is read by itself.
-        inner = max(1, (end - start) // 4)
-        for low, high in ((start + inner, end - inner), line(text, found[-1].at)):
+        window = Window(start, end, int(begins[at]), peak, len(found) < CLOSELY)
+        found.append(window)
+        for low, high in _read_with(window, text):
             left.take(_index(begins, max(low, start)), _index(begins, min(high, end)))
         left.take(at, at + 1)
     return found
@@ -84,6 +87,18 @@ def _index(begins: Places, place: int) -> int:
     """The number of the first word that begins at `place` or later."""
     # A number of another type would have all of them converted.
     return int(np.searchsorted(begins, begins.dtype.type(place)))
+
+
+def _read_with(window: Window, text: str) -> list[tuple[int, int]]:
+    """Where a peak needs no window of its own."""
+    if not window.closely:
+        # It may be let go for what is next to its peak, and then nothing else of it has been read.
+        low, high = window.near()
+        return [(low + _SEAM, high - _SEAM)]
+    # What is well inside; near the window's ends, where another peak may have the same window (at the ends of the text), no more
+    # than the line that is read by itself.
+    inner = max(1, (window.end - window.start) // 4)
+    return [(window.start + inner, window.end - inner), line(text, window.at)]
 
 
 class _Left:

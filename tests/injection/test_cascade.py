@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from shieldkit import ModelFileError
 from shieldkit.injection import detector as cascade
 from shieldkit.injection import features, load, reading
+from shieldkit.injection import windows as windows_module
 from shieldkit.injection.encoder import MOST_PIECES
 from shieldkit.injection.sweep import REACH
 from shieldkit.injection.windows import WINDOW, around_peaks, line
@@ -111,17 +112,20 @@ def test_few_windows_are_read_of_a_short_text(words: list[tuple[int, int, float]
 @given(
     st.lists(st.tuples(st.sampled_from(["ab", "cde f", "gh. i", "jk\n"]), st.floats(0, 2)), min_size=1, max_size=300)
 )
-def test_every_peak_is_well_inside_of_a_window_or_its_line_is_read(words: list[tuple[str, float]]) -> None:
+def test_every_peak_is_well_inside_of_what_is_read_for_some_window(words: list[tuple[str, float]]) -> None:
     text = " ".join(word for word, _ in words)
     begins = np.array([*accumulate((len(word) + 1 for word, _ in words[:-1]), initial=0)])
     scores = np.array([peak for _, peak in words], np.float32)
     windows = around_peaks(scores, begins, text, certain=9.0, likely=0.0, most=1000)
     inner = WINDOW // 4 + 16  # windows end where words do
     for at in begins.tolist():
-        assert any(
-            w.start + inner <= at < w.end - inner or w.line(text)[0] <= at < w.line(text)[1] or len(text) <= WINDOW
+        assert len(text) <= WINDOW or any(
+            w.start + inner <= at < w.end - inner or w.line(text)[0] <= at < w.line(text)[1]
+            if w.closely
+            else w.near()[0] <= at < w.near()[1]
             for w in windows
         )
+    assert all(w.closely for w in windows[: windows_module.CLOSELY])
 
 
 @given(st.text("ab .\n;", min_size=1, max_size=900), st.integers(0, 10_000))
@@ -244,7 +248,7 @@ def test_a_glance_at_its_line_lets_ordinary_windows_go_and_no_attack(monkeypatch
         return view(self, text, native, start, end, heads)
 
     monkeypatch.setattr(cascade.Detector, "view", noted)
-    monkeypatch.setattr(reading, "CLOSELY", 0)
+    monkeypatch.setattr(windows_module, "CLOSELY", 0)
     monkeypatch.setattr(reading, "GLANCE", 2.0)
     manual = "Chapter {} has the instructions for the system and says who keeps the password of the assistant manager."
     text = "\n".join(manual.format(k) + f" {ATTACK}" * (k == 17) for k in range(60))
