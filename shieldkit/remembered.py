@@ -15,7 +15,7 @@ V = TypeVar("V")
 
 
 class Remembered(Generic[K, V]):
-    """At most so many values, or so much of them by `size`. Safe under threads; a forked process begins with nothing."""
+    """At most so many values (not None), or so much of them by `size`. Safe under threads; a forked process begins anew."""
 
     def __init__(self, most: int, size: Callable[[V], int] = lambda value: 1) -> None:
         self._most, self._size = most, size
@@ -28,8 +28,9 @@ class Remembered(Generic[K, V]):
             found = self._known.get(key)
         if found is None:
             found = make()
-            with self._lock:
-                self._known[key] = found
+            if self._size(found) <= self._most:
+                with self._lock:
+                    self._known[key] = found
         return found
 
     def __len__(self) -> int:

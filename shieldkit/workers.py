@@ -57,16 +57,26 @@ class Workers:
             if self._idle >= len(self._jobs):
                 self._condition.notify()
             elif self._threads < self._max_threads:
-                self._threads += 1
-                threading.Thread(target=self._work, name=f"shieldkit-{self._name}", daemon=True).start()
+                self._start()
         return future
+
+    def _start(self) -> None:
+        """One more thread, where one is to be had; the last job waits for another if there are others."""
+        try:
+            threading.Thread(target=self._work, name=f"shieldkit-{self._name}", daemon=True).start()
+            self._threads += 1
+        except RuntimeError:
+            if self._threads == 0:
+                self._jobs.pop()
+                raise Overloaded(f"no {self._name} thread can be started") from None
 
     def run_here(self, function: Callable[[], Any]) -> Any:
         """Run `function` in the caller's own thread, as if it were a worker. Raises `Overloaded`.
 
         What ends the process (Ctrl-C, and `SystemExit` as handlers of signals raise it) reaches the caller as it is.
         """
-        with self._condition:
+        condition = self._condition
+        with condition:
             if self._closed:
                 raise Overloaded("the shield is closed")
             self._here += 1
@@ -77,15 +87,17 @@ class Workers:
         except BaseException as error:
             raise _ordinary(error) from None
         finally:
-            with self._condition:
-                self._here -= 1
+            with condition:
+                # Not where the function has forked: the child counts anew.
+                self._here -= condition is self._condition
 
     def _work(self) -> None:
-        while True:
-            with self._condition:
+        condition = self._condition
+        while condition is self._condition:  # not in a process that the job has forked
+            with condition:
                 self._idle += 1
                 while not self._jobs and not self._closed:
-                    self._condition.wait()
+                    condition.wait()
                 self._idle -= 1
                 if not self._jobs:
                     self._threads -= 1

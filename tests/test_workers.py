@@ -10,7 +10,9 @@ import threading
 import pytest
 
 from shieldkit import Shield
+from shieldkit.errors import Overloaded
 from shieldkit.remembered import Remembered
+from shieldkit.workers import Workers
 
 READS_ON_AT_THE_END = """
 import threading, time
@@ -75,3 +77,23 @@ def test_the_least_asked_for_is_forgotten() -> None:
 
     assert [ask(key) for key in "ababcab"] == [*"ababcab"]
     assert made == [*"abcab"]
+
+
+def test_what_is_too_large_is_made_anew() -> None:
+    remembered: Remembered[str, list[int]] = Remembered(3, len)
+    assert remembered.of("a", lambda: [1] * 9) == [1] * 9
+    assert len(remembered) == 0
+
+
+def test_a_lane_recovers_when_threads_can_be_had_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers = Workers("guard", 1)
+
+    def none_left(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", none_left)
+        with pytest.raises(Overloaded):
+            workers.submit(lambda: "never")
+    assert workers.submit(lambda: "again").result(timeout=10) == "again"
+    workers.close()

@@ -12,8 +12,8 @@ same for both heads: 0.3 is 1.4 logits below 0.5.
 A short text is left to the sweep alone where that is lower than all but `MISSED` of short attacks; the encoder lets go after
 half of its layers what is lower there than all but `MISSED` of the attacks that it would have blocked.
 
-The encoder's files and the sweep must be the ones that ship. What the prompts go through is the calibration that is packed, too:
-calibrate, pack, and do both again.
+The encoder's files and the sweep must be the ones that ship. What the prompts go through is the calibration that is packed, too, and
+it decides which lines are read: calibrate, pack, and do both again. Both heads choose what is read, as in data.
 """
 
 from __future__ import annotations

@@ -48,9 +48,8 @@ class InjectionGuard:
     def __init__(self, settings: InjectionSettings) -> None:
         self._settings = settings
         self._detector: Detector = load()
-        self._judged: Remembered[tuple[bytes, Role], Judgement] = Remembered(
-            _CACHED
-        )  # by keyed digest, and as whose text
+        # By keyed digest, and as whose text.
+        self._judged: Remembered[tuple[bytes, Role], Judgement] = Remembered(_CACHED)
 
     def check(self, inspection: Inspection) -> Report:
         """Findings from a score of 0.3 on; the report's score is the highest of any window."""

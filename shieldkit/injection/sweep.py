@@ -113,7 +113,7 @@ class Sweep:
             if last > len(rows):
                 y[len(rows) - first :] = 0.0
             x = y
-        return np.asarray(x @ self.head + self.head_bias, np.float32)
+        return _product(x, self.head) + self.head_bias
 
 
 def _product(x: Floats, matrix: Floats) -> Floats:

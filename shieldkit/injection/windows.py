@@ -1,8 +1,9 @@
 """Which windows of a text the second stage reads.
 
 Windows are placed around the sweep's peaks, not on a grid: the same words get the same window wherever they stand in a
-text. A text that fits one window is one. A window is read whole, and where that can matter the line or sentence of its peak
-alone too, so that a short attack in a long text is not diluted by what stands around it.
+text. A text that fits one window is one. The first windows are read whole, and where that can matter the line or sentence of the
+peak alone too, so that a short attack in a long text is not diluted by what stands around it; the others where a glance at what
+is around the peak does not settle them.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ _BREAK = re.compile(r"\n|[.!?;] ")
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Characters `[start, end)` of a text, the place of the peak in it, how high that is, and whether all of it is read."""
+    """Characters `[start, end)` of a text, the place of the peak in it, how high that is, and whether it is read whole without
+    a glance first.
+    """
 
     start: int
     end: int
@@ -38,9 +41,10 @@ class Window:
     peak: float
     closely: bool = True
 
-    def near(self) -> tuple[int, int]:
-        """What is right around the peak, in whatever lines that is."""
-        return max(self.start, self.at - _NEAR_BEFORE), min(self.end, self.at + _NEAR_AFTER)
+    def near(self, text: str) -> tuple[int, int]:
+        """What is right around the peak, in whatever lines that is, and its line."""
+        start, end = self.line(text)
+        return max(self.start, min(start, self.at - _NEAR_BEFORE)), min(self.end, max(end, self.at + _NEAR_AFTER))
 
     def line(self, text: str) -> tuple[int, int]:
         """Where the line or sentence of the peak is, as far as it lies in the window."""
@@ -68,7 +72,7 @@ def around_peaks(
     if length <= WINDOW:
         at = int(scores.argmax())
         return [Window(0, length, int(begins[at]), float(scores[at]))] if scores[at] >= likely else []
-    left = _Left(scores)
+    left = _Highest(scores)
     found: list[Window] = []
     while len(scores):
         at, peak = left.highest()
@@ -77,7 +81,7 @@ def around_peaks(
         start, end = _placed(int(begins[at]), begins, length)
         window = Window(start, end, int(begins[at]), peak, len(found) < CLOSELY)
         found.append(window)
-        for low, high in _read_with(window, text):
+        for low, high in _covered_by(window, text):
             left.take(_index(begins, max(low, start)), _index(begins, min(high, end)))
         left.take(at, at + 1)
     return found
@@ -89,19 +93,20 @@ def _index(begins: Places, place: int) -> int:
     return int(np.searchsorted(begins, begins.dtype.type(place)))
 
 
-def _read_with(window: Window, text: str) -> list[tuple[int, int]]:
+def _covered_by(window: Window, text: str) -> list[tuple[int, int]]:
     """Where a peak needs no window of its own."""
     if not window.closely:
         # It may be let go for what is next to its peak, and then nothing else of it has been read.
-        low, high = window.near()
-        return [(low + _SEAM, high - _SEAM)]
+        low, high = window.near(text)
+        low, high = low + _SEAM * (low > window.start), high - _SEAM * (high < window.end)
+        return [(low, high), window.line(text)]
     # What is well inside; near the window's ends, where another peak may have the same window (at the ends of the text), no more
     # than the line that is read by itself.
     inner = max(1, (window.end - window.start) // 4)
     return [(window.start + inner, window.end - inner), line(text, window.at)]
 
 
-class _Left:
+class _Highest:
     """Scores of which the highest is asked for again and again: kept by blocks, so that not all of them are looked at."""
 
     def __init__(self, scores: NDArray[np.float32]) -> None:

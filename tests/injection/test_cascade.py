@@ -122,10 +122,20 @@ def test_every_peak_is_well_inside_of_what_is_read_for_some_window(words: list[t
         assert len(text) <= WINDOW or any(
             w.start + inner <= at < w.end - inner or w.line(text)[0] <= at < w.line(text)[1]
             if w.closely
-            else w.near()[0] <= at < w.near()[1]
+            else w.near(text)[0] <= at < w.near(text)[1]
             for w in windows
         )
     assert all(w.closely for w in windows[: windows_module.CLOSELY])
+
+
+@pytest.mark.parametrize(
+    "unit", ["word ", "word. ", "\u4e2d", "\u4e2d" * 46 + "z" * 370, "\u4e2d" * 23 + "z" * 241, "ab\n"]
+)
+def test_the_number_of_windows_is_bounded_whatever_the_text(unit: str) -> None:
+    text = unit * (40_000 // len(unit))
+    _, begins, _ = features.words(text)
+    windows = around_peaks(np.full(len(begins), 2.0, np.float32), begins, text, certain=1.0, likely=0.0, most=9)
+    assert len(windows) <= len(text) / 32 + windows_module.CLOSELY
 
 
 @given(st.text("ab .\n;", min_size=1, max_size=900), st.integers(0, 10_000))
