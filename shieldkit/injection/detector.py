@@ -30,7 +30,7 @@ from shieldkit.text import Canonical, digest
 from shieldkit.text.canonical import Child
 
 DIRECT, DATA = 0, 1
-MOST_LIKELY = 384
+MOST_LIKELY = 512
 HIDDEN, GUESSED = 3.5, 2.5
 """What is added to the logits of a short text of a user that was hidden: who asks for something harmless need not. Less where
 decoding may read something into an ordinary text: letters for digits, or a line from its end."""

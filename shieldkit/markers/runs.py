@@ -65,9 +65,11 @@ def _periodic(text: str, data: Octets, begins: NDArray[np.bool_], unit: int) -> 
     `begins` says where `SAMPLES` samples in a row do; only there is every character compared.
     """
     places = np.flatnonzero(begins)
-    cuts = np.flatnonzero(np.diff(places) > 1) + 1
-    for group in np.split(places, cuts) if len(places) else ():
-        start, end = int(group[0]), int(group[-1]) + SAMPLES
+    if not len(places):
+        return
+    cuts = np.flatnonzero(np.diff(places) > 1)
+    firsts, lasts = places[np.concatenate([[0], cuts + 1])], places[np.concatenate([cuts, [-1]])]
+    for start, end in zip(firsts.tolist(), (lasts + SAMPLES).tolist(), strict=True):
         # Whatever is in it, the run is no longer than to the next samples on both sides.
         if (end - start + 2) * STRIDE + unit < _least(text[start * STRIDE : start * STRIDE + unit]):
             continue

@@ -36,20 +36,13 @@ _WORD = re.compile("[a-z]{3,}")  # a run of one class: linear
 _FRAME = re.compile(r"<\||\|>|\[/?inst|<</?sys|<\w+_of_")
 
 
-def known(text: str) -> list[str]:
-    """The words of the vocabulary in a (folded) text."""
-    return [word for word in _WORD.findall(text) if word in VOCABULARY]
-
-
 def speaks(text: str, *, beside: str = "") -> bool:
     """Whether a decoded text says something: a long word, two short ones, or the edge of a control token.
 
     What it says that `beside` (the text that it was decoded from) says too does not count.
     """
-    words = known(text)
-    if words and beside:
-        before = frozenset(known(beside))
-        words = [word for word in words if word not in before]
+    before = frozenset(_WORD.findall(beside)) if beside else frozenset()
+    words = [word for word in _WORD.findall(text) if word not in before and word in VOCABULARY]
     if len(words) >= 2 or any(len(word) >= _STRONG for word in words):
         return True
     return _FRAME.search(text) is not None and (not beside or _FRAME.search(beside) is None)
