@@ -87,9 +87,9 @@ class Workers:
         except BaseException as error:
             raise _ordinary(error) from None
         finally:
-            with condition:
-                # Not where the function has forked: the child counts anew.
-                self._here -= condition is self._condition
+            if condition is self._condition:  # not where the function has forked: the child counts anew
+                with condition:
+                    self._here -= 1
 
     def _work(self) -> None:
         condition = self._condition

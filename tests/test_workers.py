@@ -97,3 +97,15 @@ def test_a_lane_recovers_when_threads_can_be_had_again(monkeypatch: pytest.Monke
             workers.submit(lambda: "never")
     assert workers.submit(lambda: "again").result(timeout=10) == "again"
     workers.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_function_that_forks_leaves_both_processes_at_work() -> None:
+    workers = Workers("guard", 1)
+
+    child = workers.run_here(os.fork)
+    if child == 0:
+        os._exit(0 if workers._here == 0 and workers.submit(lambda: 7).result(timeout=10) == 7 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert workers._here == 0
+    workers.close()

@@ -65,7 +65,7 @@ class Sweep:
         )
 
     def read(self, text: str, of: Callable[[Floats], Floats] = lambda logits: logits) -> Swept:
-        """Read all of a (canonical) text. `of` is applied piece by piece, so that not all logits need be kept."""
+        """Read all of a (canonical) text. `of` is applied piece by piece, in two threads, so that not all logits are kept."""
         rows, begins = self._words(text)
         kept = np.empty((len(rows), *of(np.zeros((0, 2), np.float32)).shape[1:]), np.float32)
 
