@@ -3,7 +3,8 @@
 Python cannot stop a thread. A call that does not return within its time keeps its thread until it does; the caller is
 told at once. When all threads hang, further calls wait in line and run into their own time limit: closed, not open.
 The standard pool is not used because the interpreter waits for its threads at exit, however long. Here it waits for at
-most `EXIT_WAIT_S`: native code that is cut off in the middle of the interpreter's end can take the process down.
+most `EXIT_WAIT_S`, and for what runs in the callers' own threads, and so has an end, `EXIT_WAIT_HERE_S`: native code that is
+cut off in the middle of the interpreter's end takes the process down.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from typing import Any
 from shieldkit.errors import Overloaded
 
 EXIT_WAIT_S = 2.0
+EXIT_WAIT_HERE_S = 30.0
+"""A reading takes milliseconds, but seconds where other daemon threads keep the interpreter's lock busy."""
 
 _Job = tuple["Future[Any]", Callable[[], Any], contextvars.Context]
 
@@ -120,11 +123,16 @@ class Workers:
         for future, _, _ in waiting:
             future.cancel()
 
-    def join(self, deadline: float) -> None:
-        """Wait until no thread is at work, at the longest until `deadline` (`time.monotonic()` seconds)."""
+    def join(self, deadline: float, deadline_here: float) -> None:
+        """Wait until no thread is at work, at the longest until `deadline`, or `deadline_here` for callers' own threads.
+
+        Both are `time.monotonic()` seconds.
+        """
         with self._condition:
-            while self._threads + self._here > self._idle and (left_s := deadline - time.monotonic()) > 0:
-                self._condition.wait(min(left_s, 0.05))
+            while (self._here and time.monotonic() < deadline_here) or (
+                self._threads > self._idle and time.monotonic() < deadline
+            ):
+                self._condition.wait(0.02)
 
 
 _open: weakref.WeakSet[Workers] = weakref.WeakSet()
@@ -141,10 +149,12 @@ if hasattr(os, "register_at_fork"):
 
 @atexit.register
 def _at_exit() -> None:
-    deadline = time.monotonic() + EXIT_WAIT_S
-    for workers in list(_open):
+    started = time.monotonic()
+    ending = list(_open)
+    for workers in ending:
         workers.close()
-        workers.join(deadline)
+    for workers in ending:
+        workers.join(started + EXIT_WAIT_S, started + EXIT_WAIT_HERE_S)
 
 
 def _ordinary(error: BaseException) -> Exception:

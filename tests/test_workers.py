@@ -36,6 +36,25 @@ def test_a_process_ends_cleanly_while_daemon_threads_read() -> None:
         assert ended.returncode == 0, ended.stderr[-500:]
 
 
+READS_SLOWLY_AT_THE_END = """
+import threading, time
+from shieldkit.workers import EXIT_WAIT_S, Workers
+workers = Workers("guard", 1)
+reads = threading.Event()
+def read():
+    reads.set()
+    time.sleep(EXIT_WAIT_S + 0.5)
+    print("read")
+threading.Thread(target=lambda: workers.run_here(read), daemon=True).start()
+reads.wait()
+"""
+
+
+def test_what_a_caller_reads_himself_is_waited_for_longer_at_the_end() -> None:
+    ended = subprocess.run([sys.executable, "-c", READS_SLOWLY_AT_THE_END], check=True, capture_output=True, timeout=60)
+    assert ended.stdout.strip() == b"read"
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.parametrize("text", ["Where is the station?", "a long document about trains and stations. " * 100])
 def test_a_forked_process_screens_as_its_parent_does(text: str) -> None:
