@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from shieldkit.injection import Detector, load
-from shieldkit.injection.detector import MOST_LIKELY, SHORT
+from shieldkit.injection.detector import LEAST_LIKELY, MOST_LIKELY, SHORT
 from shieldkit.injection.reading import Reading
 from shieldkit.injection.windows import WINDOW, around_peaks
 from shieldkit.text import canonicalise
@@ -87,7 +87,7 @@ def ordinary() -> Iterator[tuple[str, str]]:
                 yield "unseen", text
 
 
-def encoded(detector: Detector, text: str, likely: np.ndarray, certain: np.ndarray, least: float = 0.0) -> np.ndarray:
+def encoded(detector: Detector, text: str, likely: np.ndarray, certain: np.ndarray) -> np.ndarray:
     """The logits that are scored of every place that the cascade reads, shape (places, 2): windows that overlap are one."""
     canonical = canonicalise(text)
     parts = [(canonical.text, canonical.native)]
@@ -98,7 +98,7 @@ def encoded(detector: Detector, text: str, likely: np.ndarray, certain: np.ndarr
         if not len(read.logits):
             continue
         margin = ((read.logits - likely) / (certain - likely)).max(axis=1).astype(np.float32)
-        windows = around_peaks(margin, read.begins, part, certain=1.0, likely=least, most=MOST_LIKELY)
+        windows = around_peaks(margin, read.begins, part, certain=1.0, likely=LEAST_LIKELY, most=MOST_LIKELY)
         reading = Reading(part, native, 0.0, [0, 1], detector._encoded, detector.view, lambda: True)
         logits = reading.logits(windows)
         for window, of_window in sorted(zip(windows, logits, strict=True), key=lambda pair: pair[0].start):

@@ -1,4 +1,4 @@
-"""Lines written for this project, with language models: attacks and ordinary texts of every kind, in thirty languages.
+"""Lines written for this project, with language models: attacks and ordinary texts of every kind, in forty languages.
 
 `training/lines/*.txt` holds one example a line: `A` attack or `B` ordinary; `u` said by a user, `d` in a document, `t` in a
 tool's result; the text, with newlines as `\\n`. `# lang xx` names the language of what follows.

@@ -3,8 +3,9 @@
     python -m training.sweep_model SET.jsonl OUT.pt --fold K      trained without the sources of fold K (0: on everything)
 
 Word embeddings start from those of the encoder's base model (`training/base.py`), projected by a matrix that is learned: a
-word that the training texts lack still stands near its likes. Four convolutions with growing gaps see 31 words; the score of a text is its
-highest position's, so what is learned is where an attack stands (multiple-instance learning with max pooling).
+word that the training texts lack still stands near its likes. Four convolutions with growing gaps see 31 words, half of a
+position's logits is the mean over those next to it, and the score of a text is that of its highest positions, so what is learned is
+where an attack stands (multiple-instance learning with max pooling).
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ import torch
 from torch import nn
 
 from shieldkit.injection.features import SHAPES, Vocabulary, words
+from shieldkit.injection.sweep import GAPS, NEAR
 from training.sources import trained_on
 
-EMBEDDING, CHANNELS, GAPS = 32, 40, (1, 2, 4, 8)
+EMBEDDING, CHANNELS = 32, 40
 MOST = 200
+NOTHING = -30.0
 
 
 def vocabulary(path: Path) -> tuple[Vocabulary, np.ndarray, torch.Tensor]:
@@ -54,15 +57,20 @@ class Sweep(nn.Module):
         return self.project(self.pieces) + self.own.weight
 
     def positions(self, rows: torch.Tensor) -> torch.Tensor:
-        """Logits of each position (batch, 2, words)."""
-        x = self.table()[rows.clamp(min=0)] * (rows >= 0)[..., None]
-        x = self.drop(x).transpose(1, 2)
+        """Logits of each position (batch, 2, words), half of them the mean over those next to it; `NOTHING` where no word is."""
+        inside = (rows >= 0)[:, None].float()
+        x = self.drop(self.table()[rows.clamp(min=0)]).transpose(1, 2) * inside
         for convolution, gap in zip(self.convolutions, GAPS, strict=True):
-            x = torch.relu(convolution(nn.functional.pad(x, (gap, gap))))
-        return self.head(self.drop(x))
+            x = torch.relu(convolution(nn.functional.pad(x, (gap, gap)))) * inside  # zeros behind a text too
+        logits = self.head(self.drop(x)) * inside
+        width = 2 * NEAR + 1
+        around, count = (
+            nn.functional.avg_pool1d(y, width, 1, NEAR, count_include_pad=True) for y in (logits, inside)
+        )
+        return ((logits + around / count.clamp(min=1e-3)) / 2).masked_fill(inside == 0, NOTHING)
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        out = self.positions(rows).masked_fill((rows < 0)[:, None], -30.0)
+        out = self.positions(rows)
         top = out.topk(min(3, out.shape[-1]), dim=-1).values
         return top.mean(-1)
 
@@ -125,9 +133,11 @@ def main() -> None:
     p.add_argument("--epochs", type=int, default=6)
     p.add_argument("--rate", type=float, default=2e-3)
     p.add_argument("--words", type=Path, required=True, help="words.pt of training.base")
+    p.add_argument("--start", type=Path, help="weights to go on from")
+    p.add_argument("--seed", type=int, default=11)
     a = p.parse_args()
     torch.set_num_threads(1)
-    torch.manual_seed(11)
+    torch.manual_seed(a.seed)
     with Path(a.set).open(encoding="utf-8") as lines:
         data = [json.loads(line) for line in lines]
     data = [r for r in data if trained_on(r["folds"], a.fold)]
@@ -139,7 +149,9 @@ def main() -> None:
     ).float()
     weights = torch.tensor([min(1.5, max(0.1, data[i]["weight"])) for i in keep])
     model = Sweep(len(vocab), vectors)
-    train([rows[i] for i in keep], labels, weights, model, epochs=a.epochs, rate=a.rate, seed=11)
+    if a.start:
+        model.load_state_dict(torch.load(a.start))
+    train([rows[i] for i in keep], labels, weights, model, epochs=a.epochs, rate=a.rate, seed=a.seed)
     torch.save(model.state_dict(), a.out)
 
 

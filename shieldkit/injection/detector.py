@@ -31,6 +31,9 @@ from shieldkit.text.canonical import Child
 
 DIRECT, DATA = 0, 1
 MOST_LIKELY = 512
+LEAST_LIKELY = -0.1
+"""How high a peak of a long text must be at least (0 is higher than three of four ordinary windows, 1 than all but one in a
+thousand): that of 30 to 60 windows in 10,000 tokens of ordinary text."""
 HIDDEN, GUESSED = 3.5, 2.5
 """What is added to the logits of a short text of a user that was hidden: who asks for something harmless need not. Less where
 decoding may read something into an ordinary text: letters for digits, or a line from its end."""
@@ -45,9 +48,9 @@ _CACHED_VIEWS = 16_384
 _WORD = re.compile(r"\w{2,}")
 _FOLDER = Path(__file__).parent / "data"
 _SHA256 = {
-    "sweep.npz": "6ba6f0b3786417a8908248ddaff973ac92d7b98c46a86bff5bd3b46ff782b03b",
-    "encoder_lower.onnx": "02d510c5296df160b9e380c19b4bc158eeedbc5057df442638cd004f2611c9a2",
-    "encoder_upper.onnx": "4e1cb052df5237a32e30804904e9249bb5927140a3a67c95497a0e43e43927d1",
+    "sweep.npz": "a688a91dab53221650428f0cc0a745f5f50a12aefbd67eb3c2a12f81cf41d50f",
+    "encoder_lower.onnx": "339a64abd6efc43c58b4a2bf7def6d291e666c7023915bb5e0c6f21a1ddd3a03",
+    "encoder_upper.onnx": "b79ac8170c6a533016145b783c6d790eb1c93305918ab0e09a985b69972f3028",
     "pieces.json": "c0f66d368ffbef6881229b29c6578d85d2846ef9258f0bb7f5f59cf74fe8e1eb",
 }  # fmt: skip
 
@@ -130,7 +133,7 @@ class Detector:
         swept = self.sweep.read(reading.text, partial(self.margin, heads=heads))
         if not len(swept.logits):
             return Judgement(0.0)
-        likely = float(self._least[heads].min()) if short else 0.0
+        likely = float(self._least[heads].min()) if short else LEAST_LIKELY
         windows = around_peaks(swept.logits, swept.begins, reading.text, certain=1.0, likely=likely, most=most)
         if not windows:
             return Judgement(self._swept.score(swept.top, heads))

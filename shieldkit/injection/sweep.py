@@ -1,8 +1,9 @@
 """The first stage: a small convolutional network over words that reads every position of a text.
 
 Four convolutions with growing gaps see 31 words around each position (Kim 2014; Yu and Koltun 2016 for the gaps), each
-position gets two logits: `direct` for what users say, `data` for documents and tool results. Nothing is skipped, cost is
-linear in length, and what a position gets depends on its 31 words alone, wherever they stand. The weights are made by
+position gets two logits: `direct` for what users say, `data` for documents and tool results. Half of them is the mean over the
+words next to it, since what stands out alone is seldom an attack. Nothing is skipped, cost is linear in length, and what a
+position gets depends on the 35 words around it alone, wherever they stand. The weights are made by
 `training/sweep_model.py`; the arithmetic here is numpy's, in pieces that fit a processor's cache.
 """
 
@@ -21,7 +22,9 @@ from shieldkit.injection.parallel import in_parallel
 
 Floats = NDArray[np.float32]
 GAPS = (1, 2, 4, 8)
-REACH = sum(GAPS)
+NEAR = 2
+"""How many words to each side of a position count for half of its logits."""
+REACH = sum(GAPS) + NEAR
 """How many words to each side of a position it sees."""
 _PIECE, _SLICE = 4096, 128
 _PART = 1 << 18  # characters
@@ -113,16 +116,34 @@ class Sweep:
             if last > len(rows):
                 y[len(rows) - first :] = 0.0
             x = y
-        return _product(x, self.head) + self.head_bias
+        return _steadied(_product(x, self.head) + self.head_bias, first, len(rows))
 
 
 def _product(x: Floats, matrix: Floats) -> Floats:
     """`x @ matrix`, in products so small that the library for them does not spread each over threads that wait for each other."""
+    if len(x) <= 2 * _SLICE:
+        return np.asarray(x @ matrix)
     many = len(x) // _SLICE * _SLICE
     y = np.empty((len(x), matrix.shape[1]), np.float32)
     np.matmul(x[:many].reshape(-1, _SLICE, x.shape[1]), matrix, out=y[:many].reshape(-1, _SLICE, matrix.shape[1]))
     np.matmul(x[many:], matrix, out=y[many:])
     return y
+
+
+def _steadied(logits: Floats, first: int, words: int) -> Floats:
+    """Logits of positions from `first` on, with the mean over up to `NEAR` words to each side as half of each.
+
+    The `NEAR` positions at both ends are there for that alone. What lies beyond the text's `words` is not counted.
+    """
+    inside = np.zeros((len(logits), 1), np.float32)
+    inside[max(0, -first) : words - first] = 1.0
+    logits *= inside
+    size = len(logits) - 2 * NEAR
+    around, count = np.zeros((size, logits.shape[1]), np.float32), np.zeros((size, 1), np.float32)
+    for shift in range(2 * NEAR + 1):
+        around += logits[shift : shift + size]
+        count += inside[shift : shift + size]
+    return np.asarray((logits[NEAR : NEAR + size] + around / count) / 2)
 
 
 def _three(kernel: Any) -> tuple[Floats, Floats, Floats]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import accumulate
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from shieldkit.injection import detector as cascade
 from shieldkit.injection import features, load, reading
 from shieldkit.injection import windows as windows_module
 from shieldkit.injection.encoder import MOST_PIECES
-from shieldkit.injection.sweep import REACH
+from shieldkit.injection.sweep import NEAR, REACH, _steadied
 from shieldkit.injection.windows import WINDOW, around_peaks, line
 from shieldkit.text import canonicalise
 from tests.disguises import DISGUISES
@@ -39,6 +40,29 @@ def test_words_are_the_same_in_one_byte_and_in_four(text: str) -> None:
     wide, wide_begins, wide_ends = features.words(plain + " \u4e2d")
     assert np.array_equal(own, wide[:-1]) and np.array_equal(begins, wide_begins[:-1])
     assert np.array_equal(ends, wide_ends[:-1])
+
+
+@given(st.integers(1, 6))
+def test_half_of_a_position_is_the_mean_of_what_is_next_to_it_inside_of_the_text(words: int) -> None:
+    logits = np.arange(2.0 * (words + 4), dtype=np.float32).reshape(-1, 2) ** 2
+    steadied = _steadied(logits.copy(), -NEAR, words)
+    text = logits[NEAR : NEAR + words]
+    for at in range(words):
+        around = text[max(0, at - NEAR) : at + NEAR + 1].mean(axis=0)
+        assert np.allclose(steadied[at], (text[at] + around) / 2)
+
+
+def test_a_long_text_is_read_below_what_is_likely_as_long_as_there_is_room() -> None:
+    detector, text = load(), Path(__file__).parents[2].joinpath("docs", "streaming.md").read_text(encoding="utf-8")
+    canonical = canonicalise(text)
+    swept = detector.sweep.read(canonical.text, lambda logits: detector.margin(logits, [0, 1]))
+    ranked = around_peaks(swept.logits, swept.begins, canonical.text, certain=1.0, likely=-9.0, most=9999)
+    most = sum(window.peak >= cascade.LEAST_LIKELY for window in ranked)
+    assert sum(window.peak >= 0 for window in ranked) < most < len(ranked)
+    assert len(canonical.text) > cascade.SHORT
+    assert not canonical.children
+    assert detector.judge(canonical, data=True).encoded == most
+    assert detector.judge(canonical, data=True, most_likely=most - 1).encoded == most - 1
 
 
 @given(TEXTS)
