@@ -30,7 +30,7 @@ from shieldkit.text import Canonical, digest
 from shieldkit.text.canonical import Child
 
 DIRECT, DATA = 0, 1
-MOST_LIKELY = 512
+MOST_LIKELY = 384
 LEAST_LIKELY = -0.1
 """How high a peak of a long text must be at least (0 is higher than three of four ordinary windows, 1 than all but one in a
 thousand): that of 30 to 60 windows in 10,000 tokens of ordinary text."""
