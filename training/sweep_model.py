@@ -64,9 +64,7 @@ class Sweep(nn.Module):
             x = torch.relu(convolution(nn.functional.pad(x, (gap, gap)))) * inside  # zeros behind a text too
         logits = self.head(self.drop(x)) * inside
         width = 2 * NEAR + 1
-        around, count = (
-            nn.functional.avg_pool1d(y, width, 1, NEAR, count_include_pad=True) for y in (logits, inside)
-        )
+        around, count = (nn.functional.avg_pool1d(y, width, 1, NEAR, count_include_pad=True) for y in (logits, inside))
         return ((logits + around / count.clamp(min=1e-3)) / 2).masked_fill(inside == 0, NOTHING)
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
