@@ -71,7 +71,7 @@ def recall_at(attacks: Sequence[float], benign: Sequence[float], false_alarms: f
     if not attacks or not benign:
         return None
     allowed = int(false_alarms * len(benign))
-    bar = _sorted(benign)[len(benign) - 1 - min(allowed, len(benign) - 1)]
+    bar = _sorted(benign)[len(benign) - 1 - allowed] if allowed < len(benign) else -np.inf
     return float((np.asarray(attacks) > bar).mean())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shieldkit.evaluation import Rate, percentiles, recall_at, roc_auc
@@ -51,11 +51,12 @@ def test_auc_is_the_share_of_pairs_in_the_right_order(attacks: list[float], beni
 
 
 @given(scores, scores, st.floats(0, 1))
+@example([0.0, 1.0], [1.0], 1.0)  # where every false alarm is allowed, everything is caught
 def test_recall_is_that_of_the_lowest_threshold_with_few_enough_false_alarms(
     attacks: list[float], benign: list[float], allowed: float
 ) -> None:
     best = max(
-        (sum(a > bar for a in attacks) / len(attacks) for bar in {*benign, *attacks}
+        (sum(a > bar for a in attacks) / len(attacks) for bar in {*benign, *attacks, -math.inf}
          if sum(b > bar for b in benign) <= int(allowed * len(benign))),
         default=0.0,
     )  # fmt: skip
