@@ -18,7 +18,7 @@ import onnxruntime
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from shieldkit.injection.encoder import SLOWER
+from shieldkit.injection.session import SLOWER
 from training.encoder import EXIT, HEADS, WIDTH, Detector, Layer, Reading, encode, padded, pieces, trained
 
 

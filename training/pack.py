@@ -1,8 +1,8 @@
-"""Writes the sweep's weights and the calibration of both stages to shieldkit/injection/data/sweep.npz.
+"""Writes the sweep, `sweep.onnx`, and its vocabulary with the calibration of both stages, `sweep.npz`, to shieldkit/injection/data.
 
     python -m training.pack SWEEP.pt WORDS.pt CALIBRATION.json
 
-Embeddings are kept as int8 with a scale a column, kernels as float16. Prints the digest for `detector.py`.
+Embeddings are kept as int8 with a scale a column. Prints the digests for `detector.py`.
 """
 
 from __future__ import annotations
@@ -15,38 +15,66 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
+from onnx import TensorProto, helper, numpy_helper
 
-from training.sweep_model import GAPS, Sweep, vocabulary
+from shieldkit.injection.sweep import GAPS, NEAR
+from training.sweep_model import Sweep, vocabulary
 
-OUT = Path(__file__).parents[1] / "shieldkit" / "injection" / "data" / "sweep.npz"
+FOLDER = Path(__file__).parents[1] / "shieldkit" / "injection" / "data"
 
 
-def arrays(path: str, words: str) -> dict[str, np.ndarray]:
-    """What `shieldkit.injection.sweep.Sweep.of` reads."""
+def arrays(path: str) -> dict[str, np.ndarray]:
+    """The trained weights: embeddings as int8, everything else in 32 bits."""
     state = torch.load(path)
     model = Sweep(len(state["own.weight"]))
     model.load_state_dict(state)
     with torch.inference_mode():
         table = model.table().numpy()
-    scale = np.abs(table).max(axis=0) / 127
-    _, hashes, _ = vocabulary(Path(words))
-    found = {
-        "vocabulary": hashes,
-        "embeddings": np.round(table / scale).astype(np.int8),
-        "embedding_scale": scale.astype(np.float32),
-        "head": model.head.weight.detach().numpy()[:, :, 0].T.astype(np.float16),
-        "head_bias": model.head.bias.detach().numpy().astype(np.float32),
-    }
-    for i in range(len(GAPS)):
-        layer = model.convolutions[i]
-        found[f"kernel{i}"] = layer.weight.detach().numpy().transpose(2, 1, 0).astype(np.float16)
-        found[f"bias{i}"] = layer.bias.detach().numpy().astype(np.float32)
+    scale = (np.abs(table).max(axis=0) / 127).astype(np.float32)
+    found = {"embeddings": np.round(table / scale).astype(np.int8), "embedding_scale": scale}
+    for name, layer in [*((str(i), c) for i, c in enumerate(model.convolutions)), ("head", model.head)]:
+        found[f"kernel_{name}"] = layer.weight.detach().numpy()[:, :, None]  # (out, in, 1, width)
+        found[f"bias_{name}"] = layer.bias.detach().numpy()
     return found
 
 
-def write(found: dict[str, np.ndarray], out: Path = OUT) -> str:
-    """An archive whose bytes depend on its content alone; returns its SHA-256."""
+def network(weights: dict[str, np.ndarray]) -> bytes:
+    """The sweep as an ONNX model: rows of the table, (words,), to logits, (words, 2). Zeros stand beyond both ends, in every layer."""
+    node = helper.make_node
+    constants = {**weights, "ends": np.array([0, 2]), "half": np.float32(0.5)}
+    nodes = [
+        node("Cast", ["rows"], ["at"], to=TensorProto.INT32), node("Gather", ["embeddings", "at"], ["small"]),
+        node("Cast", ["small"], ["rounded"], to=TensorProto.FLOAT), node("Mul", ["rounded", "embedding_scale"], ["words"]),
+        node("Transpose", ["words"], ["channels"], perm=[1, 0]), node("Unsqueeze", ["channels", "ends"], ["x"]),
+    ]  # fmt: skip
+    for i, gap in enumerate(GAPS):
+        given = f"relu_{i - 1}" if i else "x"
+        nodes.append(
+            node("Conv", [given, f"kernel_{i}", f"bias_{i}"], [f"y_{i}"], dilations=[1, gap], pads=[0, gap, 0, gap])
+        )
+        nodes.append(node("Relu", [f"y_{i}"], [f"relu_{i}"]))
+    nodes += [
+        node("Conv", [f"relu_{len(GAPS) - 1}", "kernel_head", "bias_head"], ["own"]),
+        node("AveragePool", ["own"], ["around"], kernel_shape=[1, 2 * NEAR + 1], pads=[0, NEAR, 0, NEAR], count_include_pad=0),
+        node("Add", ["own", "around"], ["both"]), node("Mul", ["both", "half"], ["steadied"]),
+        node("Squeeze", ["steadied", "ends"], ["flat"]), node("Transpose", ["flat"], ["logits"], perm=[1, 0]),
+    ]  # fmt: skip
+    graph = helper.make_graph(
+        nodes, "sweep",
+        [helper.make_tensor_value_info("rows", TensorProto.UINT16, ["words"])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["words", 2])],
+        [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in sorted(constants.items())],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def archive(found: dict[str, np.ndarray]) -> bytes:
+    """An archive whose bytes depend on its content alone."""
+    out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for name, array in sorted(found.items()):
             data = io.BytesIO()
@@ -54,15 +82,21 @@ def write(found: dict[str, np.ndarray], out: Path = OUT) -> str:
             archive.writestr(
                 zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), data.getvalue(), zipfile.ZIP_DEFLATED
             )
-    return hashlib.sha256(out.read_bytes()).hexdigest()
+    return out.getvalue()
+
+
+def write(name: str, data: bytes) -> None:
+    """Write a file of the package's data, and print its digest."""
+    (FOLDER / name).write_bytes(data)
+    print(name, len(data), "bytes, sha256", hashlib.sha256(data).hexdigest())
 
 
 def main() -> None:
     """Pack."""
-    found = arrays(sys.argv[1], sys.argv[2])
     rows = json.loads(Path(sys.argv[3]).read_text(encoding="utf-8"))["rows"]
-    found["calibration"] = np.array(rows, np.float64)
-    print(write(found), OUT.stat().st_size, "bytes")
+    _, hashes, _ = vocabulary(Path(sys.argv[2]))
+    write("sweep.onnx", network(arrays(sys.argv[1])))
+    write("sweep.npz", archive({"vocabulary": hashes, "calibration": np.array(rows, np.float64)}))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from shieldkit.errors import ModelFileError
 from shieldkit.injection.encoder import Encoder
+from shieldkit.injection.features import Vocabulary
 from shieldkit.injection.reading import Logits, Native, Reading, Stage
 from shieldkit.injection.sweep import Sweep
 from shieldkit.injection.windows import around_peaks
@@ -48,7 +49,8 @@ _CACHED_VIEWS = 16_384
 _WORD = re.compile(r"\w{2,}")
 _FOLDER = Path(__file__).parent / "data"
 _SHA256 = {
-    "sweep.npz": "a688a91dab53221650428f0cc0a745f5f50a12aefbd67eb3c2a12f81cf41d50f",
+    "sweep.onnx": "7bd80365a4d127ede392253c4eea85f6eccd1cf2e796bdaa5d754f58b61abe75",
+    "sweep.npz": "fc1d2b0dbd6bffd2883b11fbdf970f7e8c50387e3812d20c9f7fe385576e0ce0",
     "encoder_lower.onnx": "339a64abd6efc43c58b4a2bf7def6d291e666c7023915bb5e0c6f21a1ddd3a03",
     "encoder_upper.onnx": "b79ac8170c6a533016145b783c6d790eb1c93305918ab0e09a985b69972f3028",
     "pieces.json": "c0f66d368ffbef6881229b29c6578d85d2846ef9258f0bb7f5f59cf74fe8e1eb",
@@ -195,7 +197,7 @@ def load() -> Detector:
     let_go = calibration[:, 6].astype(np.float32)
     pieces = json.loads(_verified("pieces.json"))
     encoder = Encoder(_verified("encoder_lower.onnx"), _verified("encoder_upper.onnx"), pieces, let_go)
-    return Detector(Sweep.of(arrays), encoder, calibration)
+    return Detector(Sweep(Vocabulary.of(arrays["vocabulary"]), _verified("sweep.onnx")), encoder, calibration)
 
 
 def _verified(name: str) -> bytes:

@@ -9,20 +9,15 @@ trained on are read in parts that overlap; nothing is cut off.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from shieldkit.embedding.model import printable
-from shieldkit.errors import ModelFileError
 from shieldkit.injection.pieces import unigram
+from shieldkit.injection.session import session
 
 MOST_PIECES = 158
 OVERLAP = 32
-SLOWER = ["SkipLayerNormFusion"]
-"""What ONNX Runtime does to make a graph faster, and what makes this one slower (by a tenth; 1.32, AVX-512)."""
-_FIELD = "guards.injection"
 
 
 class Encoder:
@@ -39,7 +34,7 @@ class Encoder:
 
         What the lower half gives less than `let_go`, shape (2,), is not read further. Raises `ModelFileError`.
         """
-        self._lower, self._upper = _session("encoder_lower.onnx", lower), _session("encoder_upper.onnx", upper)
+        self._lower, self._upper = session("encoder_lower.onnx", lower), session("encoder_upper.onnx", upper)
         self._let_go = let_go
         self._tokenizer = unigram(pieces)
         self._first, self._last = self._tokenizer.encode("").ids
@@ -59,22 +54,6 @@ class Encoder:
         if (early[0] < self._let_go)[heads].all():
             return np.asarray(early[0], np.float32)
         return np.asarray(self._upper.run(None, {"hidden": hidden})[0][0], np.float32)
-
-
-def _session(name: str, model: bytes) -> Any:
-    try:
-        import onnxruntime as runtime
-    except ImportError:
-        mend = "Install it: pip install onnxruntime tokenizers"
-        raise ModelFileError(_FIELD, "the package onnxruntime is not installed", mend=mend) from None
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1  # windows are read side by side (`parallel.py`)
-    options.log_severity_level = 4
-    try:
-        return runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"], disabled_optimizers=SLOWER)
-    except Exception as error:
-        mend = "Install shieldkit anew"
-        raise ModelFileError(_FIELD, f"{name} is no ONNX model ({type(error).__name__})", mend=mend) from None
 
 
 def _parts(ids: list[int]) -> list[list[int]]:
