@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from shieldkit.injection import Detector, load
-from shieldkit.injection.detector import LEAST_LIKELY, MOST_LIKELY, SHORT
+from shieldkit.injection.detector import LEAST_LIKELY, MOST_LIKELY, PEAKS, SHORT
 from shieldkit.injection.reading import Reading
 from shieldkit.injection.windows import WINDOW, around_peaks
 from shieldkit.text import canonicalise
@@ -98,9 +98,9 @@ def encoded(detector: Detector, text: str, likely: np.ndarray, certain: np.ndarr
         if not len(read.logits):
             continue
         margin = ((read.logits - likely) / (certain - likely)).max(axis=1).astype(np.float32)
-        windows = around_peaks(margin, read.begins, part, certain=1.0, likely=LEAST_LIKELY, most=MOST_LIKELY)
-        reading = Reading(part, native, 0.0, [0, 1], detector._encoded, detector.view, lambda: True)
-        logits = reading.logits(windows)
+        windows = around_peaks(margin, read.begins, part, certain=1.0, likely=LEAST_LIKELY, most=PEAKS)
+        stages = detector._encoded, detector.skimmed, detector.view
+        logits, _ = Reading(part, native, False, 0.0, [0, 1], *stages, MOST_LIKELY, lambda: True).logits(windows)
         for window, of_window in sorted(zip(windows, logits, strict=True), key=lambda pair: pair[0].start):
             if window.start < last:
                 found[-1] = np.maximum(found[-1], of_window)
@@ -126,7 +126,8 @@ def halves(detector: Detector, texts: list[str]) -> tuple[np.ndarray, np.ndarray
     encoder, early, late = detector.encoder, [], []
     for text in texts:
         ids = encoder._tokenizer.encode(canonicalise(text).text[:WINDOW], add_special_tokens=False).ids[:158]
-        hidden, first = encoder._lower.run(None, {"ids": np.array([[encoder._first, *ids, encoder._last]], np.int64)})
+        (x,) = encoder._words.run(None, {"ids": np.array([[encoder._first, *ids, encoder._last]], np.int64)})
+        hidden, first = encoder._lower.run(None, {"x": x})
         early.append(first[0])
         late.append(encoder._upper.run(None, {"hidden": hidden})[0][0])
     return np.array(early), np.array(late)

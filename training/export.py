@@ -1,4 +1,4 @@
-"""Exports a trained encoder's halves to ONNX with int8 weights, and says how far its logits are from the original's.
+"""Exports a trained encoder, its embeddings and its halves, to ONNX with int8 weights, and says how far its logits are from the original's.
 
 python -m training.export MODEL.pt OUT_FOLDER SET.jsonl
 """
@@ -63,17 +63,28 @@ def read(reading: Reading, x: torch.Tensor) -> torch.Tensor:
     return (both * reading.head).sum(-1) + reading.bias
 
 
-class Lower(torch.nn.Module):
-    """Ids (1, tokens) to hidden states and early logits."""
+class Embedded(torch.nn.Module):
+    """Ids (1, tokens) to what the first layer reads: (1, tokens, width)."""
 
     def __init__(self, model: Detector) -> None:
         super().__init__()
-        self.words, self.norm, self.early = Words(model.words), model.norm, model.early
+        self.words, self.norm = Words(model.words), model.norm
         self.register_buffer("places", (model.places.weight + model.kind).detach())
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.words(ids) + self.places[None, : ids.shape[1]])
+
+
+class Lower(torch.nn.Module):
+    """That to hidden states and early logits."""
+
+    def __init__(self, model: Detector) -> None:
+        super().__init__()
+        self.early = model.early
         self.layers = torch.nn.Sequential(*map(Together, model.layers[:EXIT]))
 
-    def forward(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        x = self.layers(self.norm(self.words(ids) + self.places[None, : ids.shape[1]]))
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = self.layers(x)
         return x, read(self.early, x)
 
 
@@ -124,16 +135,20 @@ def main() -> None:
     torch.set_num_threads(1)
     model, folder = trained(sys.argv[1]), Path(sys.argv[2])
     ids = torch.arange(1000, 1012)[None]
-    written(Lower(model), ids, "ids", ["hidden", "logits"], folder / "encoder_lower.onnx")
+    embedded = Embedded(model)
+    written(embedded, ids, "ids", ["x"], folder / "encoder_words.onnx")
+    written(Lower(model), embedded(ids).detach(), "x", ["hidden", "logits"], folder / "encoder_lower.onnx")
     written(Upper(model), model.lower(ids).detach(), "hidden", ["logits"], folder / "encoder_upper.onnx")
-    lower, upper = session(folder / "encoder_lower.onnx"), session(folder / "encoder_upper.onnx")
+    names = ("words", "lower", "upper")
+    words, lower, upper = (session(folder / f"encoder_{name}.onnx") for name in names)
     with Path(sys.argv[3]).open(encoding="utf-8") as lines:
         rows = [json.loads(line)["text"] for line in lines]
     texts = encode(pieces(), rows[:: max(1, len(rows) // 400)])
     off: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     with torch.inference_mode():
         for text in texts:
-            hidden, early = lower.run(None, {"ids": np.array([text], np.int64)})
+            (x,) = words.run(None, {"ids": np.array([text], np.int64)})
+            hidden, early = lower.run(None, {"x": x})
             late = upper.run(None, {"hidden": hidden})[0]
             for found, got, want in zip(off, (early, late), model(padded([text])), strict=True):
                 found.append(np.abs(got - want.numpy()))
@@ -143,10 +158,10 @@ def main() -> None:
             f"{name}: int8 off by {np.median(each):.3f} median, {np.quantile(each, 0.99):.3f} 99 %, {each.max():.3f} most"
         )
     for length in (32, 64, 112, 128):
-        x = np.random.default_rng(0).integers(1000, 20000, (1, length))
+        (x,) = words.run(None, {"ids": np.random.default_rng(0).integers(1000, 20000, (1, length))})
         for name, half, given in (
-            ("lower", lower, {"ids": x}),
-            ("upper", upper, {"hidden": lower.run(None, {"ids": x})[0]}),
+            ("lower", lower, {"x": x}),
+            ("upper", upper, {"hidden": lower.run(None, {"x": x})[0]}),
         ):
             times = []
             for _ in range(40):

@@ -72,6 +72,25 @@ def network(weights: dict[str, np.ndarray]) -> bytes:
     return bytes(model.SerializeToString(deterministic=True))
 
 
+def half(model: bytes) -> bytes:
+    """An ONNX model with its large weights in 16 bits, and casts to 32, which are done once, when it is loaded."""
+    loaded = onnx.load_from_string(model)
+    casts, weights = [], []
+    for weight in loaded.graph.initializer:
+        array = numpy_helper.to_array(weight)
+        if array.dtype == np.float32 and array.size > 1000:
+            casts.append(helper.make_node("Cast", [f"{weight.name}_half"], [weight.name], to=TensorProto.FLOAT))
+            weights.append(numpy_helper.from_array(array.astype(np.float16), f"{weight.name}_half"))
+        else:
+            weights.append(weight)
+    nodes = [*casts, *loaded.graph.node]
+    del loaded.graph.initializer[:], loaded.graph.node[:]
+    loaded.graph.initializer.extend(weights)
+    loaded.graph.node.extend(nodes)
+    onnx.checker.check_model(loaded)
+    return bytes(loaded.SerializeToString(deterministic=True))
+
+
 def archive(found: dict[str, np.ndarray]) -> bytes:
     """An archive whose bytes depend on its content alone."""
     out = io.BytesIO()

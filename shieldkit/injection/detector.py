@@ -1,8 +1,9 @@
-"""The cascade: the sweep reads every position, the encoder what the sweep cannot settle.
+"""The cascade: the sweep reads every position, the skim what is around its peaks, the encoder what they cannot settle.
 
-Most ordinary text is settled by the sweep alone. A window around each peak is read by the encoder: every peak that is as
-high as one in a thousand ordinary windows, up to `MOST_LIKELY` lower ones, and in a short text all but the lowest, so
-that it is read with more care than its share of a long one. The calibration was made on sources that the weights had not seen.
+Most ordinary text is settled by the sweep alone. Around each peak the skim reads: every peak that is as high as one in a
+thousand ordinary windows, up to `PEAKS` lower ones, and in a short text all but the lowest, so that it is read with more care
+than its share of a long one. What it does not let go the encoder reads, up to `MOST_LIKELY` windows beside those that are plain.
+The calibration was made on sources that the weights had not seen.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from shieldkit.errors import ModelFileError
 from shieldkit.injection.encoder import Encoder
 from shieldkit.injection.features import Vocabulary
 from shieldkit.injection.reading import Logits, Native, Reading, Stage
+from shieldkit.injection.skim import Skim
 from shieldkit.injection.sweep import Sweep
 from shieldkit.injection.windows import around_peaks
 from shieldkit.remembered import Remembered
@@ -31,7 +33,10 @@ from shieldkit.text import Canonical, digest
 from shieldkit.text.canonical import Child
 
 DIRECT, DATA = 0, 1
-MOST_LIKELY = 384
+PEAKS = 512
+"""How many peaks of a text the skim reads beside those that it must."""
+MOST_LIKELY = 128
+"""How many windows the encoder reads beside those that it must, highest of the skim first."""
 LEAST_LIKELY = -0.1
 """How high a peak of a long text must be at least (0 is higher than three of four ordinary windows, 1 than all but one in a
 thousand): that of 30 to 60 windows in 10,000 tokens of ordinary text."""
@@ -42,7 +47,7 @@ _GUESSES = frozenset({"leet", "reversed"})
 LEAST_HIDDEN = 3
 """Words that could not be read before they were decoded: fewer are an escape in an address, or a tag."""
 SHORT = 2000
-"""Characters: up to there the encoder reads all but what the sweep is sure of, since it costs little; and 0.5 stands for one
+"""Characters: up to there all is read but what the sweep or the skim are sure of, since it costs little; and 0.5 stands for one
 false alarm in 175 texts of users, not for so many a million tokens."""
 REPORTED = 0.3
 _CACHED_VIEWS = 16_384
@@ -51,7 +56,9 @@ _FOLDER = Path(__file__).parent / "data"
 _SHA256 = {
     "sweep.onnx": "7bd80365a4d127ede392253c4eea85f6eccd1cf2e796bdaa5d754f58b61abe75",
     "sweep.npz": "fc1d2b0dbd6bffd2883b11fbdf970f7e8c50387e3812d20c9f7fe385576e0ce0",
-    "encoder_lower.onnx": "339a64abd6efc43c58b4a2bf7def6d291e666c7023915bb5e0c6f21a1ddd3a03",
+    "skim.onnx": "19abdf46960a6c7c15f00c5cf775e43e727e020ec38f5adac53db4ccc91a720d",
+    "encoder_words.onnx": "676ff47e71d2dfb5f0cb6c0c5d1e764fa3fa7be3eea415f88e53eec95667c6ad",
+    "encoder_lower.onnx": "43b9516d4ff4f6a1c642599f4be84148d5019da32f7c9c148157a1748335a301",
     "encoder_upper.onnx": "b79ac8170c6a533016145b783c6d790eb1c93305918ab0e09a985b69972f3028",
     "pieces.json": "c0f66d368ffbef6881229b29c6578d85d2846ef9258f0bb7f5f59cf74fe8e1eb",
 }  # fmt: skip
@@ -82,11 +89,11 @@ class Judgement:
 class Detector:
     """Sweep and encoder with their calibration. Safe under threads; remembers windows by keyed digest, never text."""
 
-    def __init__(self, sweep: Sweep, encoder: Encoder, calibration: NDArray[np.float64]) -> None:
+    def __init__(self, sweep: Sweep, skim: Skim, encoder: Encoder, calibration: NDArray[np.float64]) -> None:
         """`calibration` has a row a head: sweep scale and shift, encoder scale and shift, likely, certain, let go, least, and
         the encoder's shift for short texts of users.
         """
-        self.sweep, self.encoder = sweep, encoder
+        self.sweep, self.skim, self.encoder = sweep, skim, encoder
         self._swept = Stage(calibration[:, 0], calibration[:, 1])
         self._encoded = Stage(calibration[:, 2], calibration[:, 3])
         self._brief = Stage(calibration[:, 2], calibration[:, 8])
@@ -115,8 +122,9 @@ class Detector:
         heads, stage = [DIRECT, DATA] if data else [DIRECT], self._brief if brief else self._encoded
 
         def read(text: str, native: Native, more: float) -> Judgement:
-            reading = Reading(text, native, more if brief else 0.0, heads, stage, self.view, proceed)
-            return self._judged(reading, short, most_likely)
+            stages = stage, self.skimmed, self.view
+            reading = Reading(text, native, short, more if brief else 0.0, heads, *stages, most_likely, proceed)
+            return self._judged(reading)
 
         own = read(canonical.text, canonical.native, HIDDEN if canonical.disguised else 0.0)
         top, encoded = own.score, own.encoded
@@ -129,19 +137,19 @@ class Detector:
         hits = _merged(sorted(hits, key=lambda h: (h.start, h.end)))
         return Judgement(top, tuple(hits), encoded, canonical.complete)
 
-    def _judged(self, reading: Reading, short: bool, most: int) -> Judgement:
+    def _judged(self, reading: Reading) -> Judgement:
         """Sweep a text, and read what that leaves to be read."""
         heads = reading.heads
         swept = self.sweep.read(reading.text, partial(self.margin, heads=heads))
         if not len(swept.logits):
             return Judgement(0.0)
-        likely = float(self._least[heads].min()) if short else LEAST_LIKELY
-        windows = around_peaks(swept.logits, swept.begins, reading.text, certain=1.0, likely=likely, most=most)
+        likely = float(self._least[heads].min()) if reading.short else LEAST_LIKELY
+        windows = around_peaks(swept.logits, swept.begins, reading.text, certain=1.0, likely=likely, most=PEAKS)
         if not windows:
             return Judgement(self._swept.score(swept.top, heads))
-        scores = reading.scores(windows)
+        scores, read = reading.scores(windows)
         hits = [Hit(score, w.start, w.end) for score, w in zip(scores, windows, strict=True) if score >= REPORTED]
-        return Judgement(max(scores), tuple(hits), len(windows))
+        return Judgement(max(scores), tuple(hits), read)
 
     def margin(self, logits: Logits, heads: list[int]) -> Logits:
         """How far the sweep's logits, (words, 2), are above what is likely to be an attack, for the head that is most so: 0 is
@@ -152,14 +160,24 @@ class Detector:
         return np.asarray(above.max(axis=1), np.float32)
 
     def view(self, text: str, native: Native, start: int, end: int, heads: list[int]) -> Logits:
-        """The encoder's logits of a part of a text; the higher ones where its words stand for others as they were written."""
-        folded, written = text[start:end], native(start, end)
-        logits = self._logits(folded, heads)
-        return logits if written == folded else np.maximum(logits, self._logits(written, heads))
+        """The encoder's logits of a part of a text, for these heads."""
+        return self._of_both(
+            bytes(heads), lambda view: self.encoder.read(view, heads), text[start:end], native(start, end)
+        )
 
-    def _logits(self, view: str, heads: list[int]) -> Logits:
-        """The encoder's logits of a view, from memory where it has read the same before."""
-        return self._views.of(digest(view) + bytes(heads), lambda: self.encoder.read(view, heads))
+    def skimmed(self, text: str, native: Native, start: int, end: int) -> Logits:
+        """The skim's logits of a part of a text."""
+        return self._of_both(b"skim", self._skim, text[start:end], native(start, end))
+
+    def _skim(self, view: str) -> Logits:
+        return self.skim.read(self.encoder.embedded(view))
+
+    def _of_both(self, by: bytes, read: Callable[[str], Logits], folded: str, written: str) -> Logits:
+        """The higher logits of folded text and of the same as it was written; from memory where the same was read before."""
+        logits = self._views.of(digest(folded) + by, lambda: read(folded))
+        if written == folded:
+            return logits
+        return np.maximum(logits, self._views.of(digest(written) + by, lambda: read(written)))
 
 
 def _for_hiding(child: Child, canonical: Canonical) -> float:
@@ -196,8 +214,10 @@ def load() -> Detector:
     calibration = arrays["calibration"].astype(np.float64)
     let_go = calibration[:, 6].astype(np.float32)
     pieces = json.loads(_verified("pieces.json"))
-    encoder = Encoder(_verified("encoder_lower.onnx"), _verified("encoder_upper.onnx"), pieces, let_go)
-    return Detector(Sweep(Vocabulary.of(arrays["vocabulary"]), _verified("sweep.onnx")), encoder, calibration)
+    halves = _verified("encoder_lower.onnx"), _verified("encoder_upper.onnx")
+    encoder = Encoder(_verified("encoder_words.onnx"), *halves, pieces, let_go)
+    sweep = Sweep(Vocabulary.of(arrays["vocabulary"]), _verified("sweep.onnx"))
+    return Detector(sweep, Skim(_verified("skim.onnx")), encoder, calibration)
 
 
 def _verified(name: str) -> bytes:

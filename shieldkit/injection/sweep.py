@@ -47,7 +47,10 @@ class Sweep:
     """The network, and the words that it knows. Safe under threads."""
 
     def __init__(self, vocabulary: Vocabulary, model: bytes) -> None:
-        """`model` is the ONNX file's content: rows of the vocabulary, (words,), to logits, (words, 2), with zeros beyond both ends."""
+        """`model` is the ONNX file's content: rows of the vocabulary, (words,), to logits, (words, 2).
+
+        Beyond both ends of what it is given stand zeros, in every layer. Raises `ModelFileError`.
+        """
         self.vocabulary = vocabulary
         self._session: Any = session("sweep.onnx", model)
 

@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from shieldkit.text import decoding
 from shieldkit.text.folding import Offsets, characters, folded
@@ -134,12 +135,13 @@ def _is_latin(character: str) -> bool:
 def canonicalise(text: str) -> Canonical:
     """Fold and decode a text. Never raises; time and memory are linear in its length."""
     read = characters(text)
-    own = folded(text, read)
+    own = folded(read)
     plain = Canonical(text, own.text, own.data, own.offsets)
     budget = _Budget(2 * len(text) + 4096)
+    on_original, on_folded = decoding.decoded(text, read, own)
     children = (
-        *_children(decoding.on_original(text, read), lambda start, end: (start, end), budget),
-        *_children(decoding.on_folded(own), plain.span, budget),
+        *_children(on_original, lambda start, end: (start, end), budget),
+        *_children(on_folded, plain.span, budget),
     )
     return replace(plain, children=children, complete=budget.left >= 0)
 
@@ -164,9 +166,9 @@ def _grown(disguise: str, text: str, start: int, end: int, depth: int, budget: _
     if budget.left < 0:
         return
     read = characters(text)
-    own = folded(text, read)
+    own = folded(read)
     yield Child(disguise, own.text, start, end)
-    inner = (*decoding.on_original(text, read), *decoding.on_folded(own))
+    inner = chain(*decoding.decoded(text, read, own))
     if depth == MAX_DEPTH:
         # What is still encoded at the bottom is not read.
         if any(decoded.disguise in decoding.STACKED for decoded in inner):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import chain
 from typing import Any, TypeAlias
 
 from shieldkit.text import encodings, spellings
@@ -27,7 +28,7 @@ LOOK, STEP = 4096, 256
 """How many characters are searched at once, and after a match taken without another search."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Decoder:
     """`read` runs where one of `triggers` matches, on that much more of the text to both sides as `reach` says."""
 
@@ -60,22 +61,29 @@ def _sieve(decoders: tuple[Decoder, ...]) -> Sieve:
     return Sieve([decoder.triggers for decoder in decoders])
 
 
-def on_original(text: str, read: Characters) -> Iterator[Decoded]:
-    """All that is decoded from a text as it came."""
-    yield from _decoded(ORIGINAL, text, read.data)
-    yield from encodings.selectors(read)
+@lru_cache(maxsize=1)
+def _sieve_of_both() -> Sieve:
+    """All triggers, on text that folds to lower case alone."""
+    folded = [[f"(?i:{trigger})" for trigger in decoder.triggers] for decoder in FOLDED]
+    return Sieve([decoder.triggers for decoder in ORIGINAL] + folded)
 
 
-def on_folded(folded: Folded) -> Iterator[Decoded]:
-    """All that is decoded from folded text."""
-    yield from _decoded(FOLDED, folded.text, folded.data)
+def decoded(text: str, read: Characters, folded: Folded) -> tuple[Iterator[Decoded], Iterator[Decoded]]:
+    """All that is decoded from a text: where it stands in the original, and where in folded text."""
+    if len(read.odd):
+        windows = _sieve(ORIGINAL).windows(read.data) + _sieve(FOLDED).windows(folded.data)
+    else:
+        windows = _sieve_of_both().windows(read.data)
+    on_original = _decoded(ORIGINAL, text, read.data, windows[: len(ORIGINAL)])
+    on_folded = _decoded(FOLDED, folded.text, folded.data, windows[len(ORIGINAL) :])
+    return chain(on_original, encodings.selectors(read)), on_folded
 
 
-def _decoded(decoders: tuple[Decoder, ...], text: str, data: bytes) -> Iterator[Decoded]:
-    for decoder, windows in zip(decoders, _sieve(decoders).windows(data), strict=True):
+def _decoded(decoders: tuple[Decoder, ...], text: str, data: bytes, found: list[list[Window]]) -> Iterator[Decoded]:
+    for decoder, windows in zip(decoders, found, strict=True):
         for start, end in _widened(decoder, data, _spots(decoder, data, windows)) if windows else ():
-            for found in decoder.read(text[start:end]):
-                yield replace(found, start=start + found.start, end=start + found.end)
+            for part in decoder.read(text[start:end]):
+                yield replace(part, start=start + part.start, end=start + part.end)
 
 
 def _spots(decoder: Decoder, data: bytes, windows: list[Window]) -> Iterator[Window]:

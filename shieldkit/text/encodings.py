@@ -199,6 +199,8 @@ LEAST_SELECTORS = 3
 
 def selectors(read: Characters) -> Iterator[Decoded]:
     """Bytes in runs of variation selectors: selector *n* is byte *n* - 1."""
+    if len(read.points) < LEAST_SELECTORS:
+        return
     near, far = read.points - np.uint32(0xFE00), read.points - np.uint32(0xE0100)
     inside = (near < 16) | (far < 240)
     if np.count_nonzero(inside) < LEAST_SELECTORS:

@@ -153,13 +153,14 @@ class Folded:
 
 def fold(text: str) -> Folded:
     """Fold a text by itself."""
-    return folded(text, characters(text))
+    return folded(characters(text))
 
 
-def folded(text: str, read: Characters) -> Folded:
+def folded(read: Characters) -> Folded:
     """Lower-case all, and look up in the table what is odd: little of most texts."""
     if not len(read.odd):
-        return Folded(text.lower(), read.data.lower(), None)
+        data = read.data.lower()
+        return Folded(data.decode("ascii"), data, None)
     sizes = _table()[0][read.points]
     changed = sizes != 1
     offsets = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -32,8 +33,14 @@ def spaced(text: str) -> Iterator[Decoded]:
     A sign in the middle of a gap (`e _ t`) is one of the letters. Rows of numbers are none of it.
     """
     runs = [match.span() for match in _SPACED.finditer(text) if _lettered(match.group())]
+    firsts = [first for first, _ in runs]
     for start, end in with_margin(text, regions(runs, least=1, gap=40)):
-        yield Decoded("spaced", _SPACED.sub(_closed, text[start:end]), start, end)
+        parts, at = [], start
+        for first, last in runs[bisect_left(firsts, start) : bisect_left(firsts, end)]:
+            if last <= end:  # what the margin cuts belongs to the next region
+                parts += text[at:first], _closed(text[first:last])
+                at = last
+        yield Decoded("spaced", "".join(parts) + text[at:end], start, end)
 
 
 def _lettered(run: str) -> bool:
@@ -42,12 +49,8 @@ def _lettered(run: str) -> bool:
     return letters >= LEAST_LETTERS and 2 * letters > len(units) and _LETTERS.search(run) is not None
 
 
-def _closed(match: Any) -> str:
-    run: str = match.group()
-    if not _lettered(run):
-        return run
-    closed: str = _GAP.sub(lambda m: "" if len(m.group()) == 1 else m.group().strip() or " ", run)
-    return closed
+def _closed(run: str) -> str:
+    return _GAP.sub(lambda m: "" if len(m.group()) == 1 else m.group().strip() or " ", run)
 
 
 # -- digits for letters ------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import accumulate
 
 import numpy as np
@@ -47,11 +48,45 @@ def test_a_long_text_is_read_down_to_the_least_likely_as_long_as_there_is_room(m
     swept = detector.sweep.read(canonical.text, lambda logits: detector.margin(logits, [0, 1]))
     ranked = around_peaks(swept.logits, swept.begins, canonical.text, certain=9.0, likely=-9.0, most=9999)
     monkeypatch.setattr(cascade, "LEAST_LIKELY", ranked[len(ranked) // 2].peak)
-    most = sum(window.peak >= cascade.LEAST_LIKELY for window in ranked)
+    monkeypatch.setattr(reading, "LIKELY", -np.inf)
+    all_of_them = sum(window.peak >= cascade.LEAST_LIKELY for window in ranked)
+    plain = sum(window.peak >= 1 for window in ranked)
     assert len(canonical.text) > cascade.SHORT
-    assert sum(window.peak >= 1 for window in ranked) < most < len(ranked)
-    assert detector.judge(canonical, data=True).encoded == most
-    assert detector.judge(canonical, data=True, most_likely=most - 1).encoded == most - 1
+    assert plain < all_of_them < len(ranked)
+    assert detector.judge(canonical, data=True).encoded == all_of_them
+    assert detector.judge(canonical, data=True, most_likely=3).encoded == plain + 3
+    monkeypatch.setattr(cascade, "PEAKS", all_of_them - 1)
+    assert detector.judge(canonical, data=True).encoded == all_of_them - 1
+
+
+MANUAL = "Chapter {} has the instructions for the system and says who keeps the password of the assistant manager."
+
+
+def test_the_skim_lets_ordinary_peaks_go_and_no_attack(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "\n".join(MANUAL.format(k) + f" {ATTACK}" * (k == 17) for k in range(60))
+    skimmed = load().judge(canonicalise(text), data=True, by_user=False)
+    monkeypatch.setattr(reading, "LIKELY", -np.inf)
+    read = load().judge(canonicalise(text), data=True, by_user=False)
+    at = text.index(ATTACK)
+    assert any(h.start <= at < h.end for h in skimmed.hits)
+    assert skimmed.score == read.score
+    assert 0 < skimmed.encoded < read.encoded / 2
+
+
+def test_what_there_is_no_room_for_is_no_alarm() -> None:
+    """However high the skim has it: it counts as what is just let go."""
+    text = "\n".join(f"{FILLER * 2}\n{ATTACK} {k}" for k in range(40))
+    canonical, detector = canonicalise(text), load()
+    swept = detector.sweep.read(canonical.text, lambda logits: detector.margin(logits, [0, 1]))
+    windows = around_peaks(swept.logits, swept.begins, canonical.text, certain=1.0, likely=-0.1, most=99)
+    windows = [replace(window, peak=min(window.peak, 0.9)) for window in windows]
+    for most in (0, 3):
+        stages = detector._encoded, detector.skimmed, detector.view
+        asked = reading.Reading(canonical.text, canonical.native, False, 0.0, [0, 1], *stages, most, lambda: True)
+        logits, read = asked.logits(windows)
+        assert read == most
+        assert sum((found > reading.LIKELY).any() for found in logits) <= most
+        assert max(reading.LIKELY, reading.SURELY) < detector._encoded.shift.min() - 3
 
 
 @given(TEXTS)
@@ -204,7 +239,18 @@ def test_everyday_words_in_other_languages_are_none(text: str) -> None:
     assert load().judge(canonicalise(text)).score < 0.5
 
 
-@pytest.mark.parametrize("name", ["sweep.onnx", "sweep.npz", "encoder_lower.onnx", "encoder_upper.onnx", "pieces.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sweep.onnx",
+        "sweep.npz",
+        "skim.onnx",
+        "encoder_words.onnx",
+        "encoder_lower.onnx",
+        "encoder_upper.onnx",
+        "pieces.json",
+    ],
+)
 def test_changed_weights_are_not_loaded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(cascade._SHA256, name, "0" * 64)
     load.cache_clear()
@@ -273,8 +319,8 @@ def test_a_glance_at_its_line_lets_ordinary_windows_go_and_no_attack(monkeypatch
     monkeypatch.setattr(cascade.Detector, "view", noted)
     monkeypatch.setattr(windows_module, "CLOSELY", 0)
     monkeypatch.setattr(reading, "GLANCE", 2.0)
-    manual = "Chapter {} has the instructions for the system and says who keeps the password of the assistant manager."
-    text = "\n".join(manual.format(k) + f" {ATTACK}" * (k == 17) for k in range(60))
+    monkeypatch.setattr(reading, "LIKELY", -np.inf)
+    text = "\n".join(MANUAL.format(k) + f" {ATTACK}" * (k == 17) for k in range(60))
     hits = load().judge(canonicalise(text), data=True, by_user=False).hits
     at = text.index(ATTACK)
     assert any(h.start <= at < h.end for h in hits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 
@@ -70,6 +71,7 @@ def test_without_more_threads_this_one_does_it_all(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_judgement_is_the_same_on_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "LIKELY", -math.inf)
     side_by_side = load().judge(canonicalise(TEXT), data=True)
     load()._views.forget()
     monkeypatch.setattr(reading, "in_parallel", lambda function, items: [function(item) for item in items])

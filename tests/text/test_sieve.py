@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shieldkit.text import canonicalise, decoding
-from shieldkit.text.folding import fold
+from shieldkit.text.folding import characters, folded
 from shieldkit.text.sieve import BLOCK, OVERLAP, Sieve
 from tests.disguises import DISGUISES
 
@@ -52,11 +54,30 @@ pieces = st.sampled_from([
 @given(st.lists(pieces, max_size=30).map("".join))
 @example(".. --. -. --- .-. . &#105;&#105;")
 def test_the_sweep_finds_what_each_decoder_finds_by_itself(text: str) -> None:
-    folded = fold(text * (1 + 6000 // (len(text) + 1)))
-    by_sweep = {(d.disguise, d.text, d.start, d.end) for d in decoding.on_folded(folded)}
-    by_itself = {(d.disguise, d.text, d.start, d.end) for decoder in decoding.FOLDED for d in decoder.read(folded.text)}
+    text *= 1 + 6000 // (len(text) + 1)
+    by_itself = {
+        (d.disguise, d.text, d.start, d.end) for decoder in decoding.FOLDED for d in decoder.read(text.lower())
+    }
     # Where a decoder begins to read in the middle, it may take that for the beginning of a text, and find more.
-    assert by_itself <= by_sweep
+    assert by_itself <= found(text)[1]
+
+
+def found(text: str) -> list[set[tuple[str, str, int, int]]]:
+    read = characters(text)
+    return [{(d.disguise, d.text, d.start, d.end) for d in part} for part in decoding.decoded(text, read, folded(read))]
+
+
+runs = st.sampled_from(
+    [base64.b64encode(PHRASE.encode()).decode(), PHRASE.encode().hex(), "CamelCaseName", "0xDEADBEEF00"]
+)
+
+
+@settings(max_examples=300)
+@given(st.lists(pieces | pieces.map(str.upper) | runs, max_size=40).map("".join))
+def test_the_same_is_found_by_one_pass_over_the_original_as_by_two(text: str) -> None:
+    """What is not printable ASCII anywhere in a text makes it two."""
+    away = "\n" + "of no account\n" * 60
+    assert found(text + away) == found(text + away + "\u00e9\n")
 
 
 @pytest.mark.parametrize("name", [n for n in DISGUISES if n not in ("case", "tag_characters")])

@@ -1,0 +1,187 @@
+"""Trains the skim: a small convolutional network over the encoder's embeddings, for what is around a sweep's peak.
+
+    python -m training.skim SET.jsonl OUT.pt
+    python -m training.skim --export OUT.pt
+
+Most peaks that the sweep hands on are ordinary; the skim lets most of those go at a twentieth of what half of the encoder costs.
+It reads what is around a peak (`Window.near`), in the embeddings that ship, `encoder_words.onnx`. It learns from the set, cut
+around the sweep's highest peak in each row, and from all peaks of the ordinary texts that `training.mine` reads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import nn
+
+from shieldkit.injection import Detector, load
+from shieldkit.injection.detector import LEAST_LIKELY
+from shieldkit.injection.windows import around_peaks
+from shieldkit.text import canonicalise
+from training import mine
+from training.encoder import WIDTH, batches, encode, padded, pieces
+from training.pack import FOLDER, half, write
+
+CHANNELS, GAPS = 96, (1, 2, 4, 8)
+MOST_PEAKS = 120
+TOKENS = 3000
+"""In a batch."""
+
+
+class Skim(nn.Module):
+    """Embeddings (batch, tokens, `WIDTH`) to two logits (batch, 2): direct, data. `alive` is 1 where a token is, 0 behind the text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Linear(WIDTH, CHANNELS)
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(CHANNELS, CHANNELS, (1, 3), dilation=gap, padding=(0, gap)) for gap in GAPS
+        )
+        self.look, self.say = nn.Conv2d(CHANNELS, 2, 1), nn.Conv2d(CHANNELS, 2, 1)
+        self.whole = nn.Linear(CHANNELS, 2)
+        self.drop = nn.Dropout(0.1)
+
+    def forward(self, x: torch.Tensor, alive: torch.Tensor) -> torch.Tensor:
+        inside = alive[:, None, None, :]
+        x = self.project(self.drop(x)).transpose(1, 2)[:, :, None] * inside
+        for convolution in self.convolutions:
+            x = (x + torch.relu(convolution(x))) * inside
+        x = self.drop(x)
+        share = torch.softmax(self.look(x) + (inside - 1.0) * 1e4, -1)
+        mean = x.sum((2, 3)) / alive.sum(1, keepdim=True)
+        return (share * self.say(x)).sum((2, 3)) + self.whole(mean)
+
+
+class OfOne(nn.Module):
+    """The skim of one text: there is nothing behind it."""
+
+    def __init__(self, skim: Skim) -> None:
+        super().__init__()
+        self.skim = skim
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        own = self.skim
+        x = own.project(x).transpose(1, 2)[:, :, None]
+        for convolution in own.convolutions:
+            x = x + torch.relu(convolution(x))
+        share = torch.softmax(own.look(x), -1)
+        return (share * own.say(x)).sum((2, 3)) + own.whole(x.mean((2, 3)))
+
+
+def near(detector: Detector, text: str, most: int, likely: float) -> Iterator[str]:
+    """What is around the highest peaks of a canonical text."""
+    swept = detector.sweep.read(text, lambda logits: detector.margin(logits, [0, 1]))
+    if len(swept.logits):
+        for window in around_peaks(swept.logits, swept.begins, text, certain=1.0, likely=likely, most=most):
+            start, end = replace(window, closely=False).near(text)
+            if text[start:end].strip():
+                yield text[start:end]
+
+
+def rows(path: str, rng: random.Random) -> list[dict[str, Any]]:
+    """What is learned from: text, labels, weight. Half of the ordinary chats: there are many, and they are easy."""
+    detector, found = load(), []
+    with Path(path).open(encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)
+            if row["kind"] != "benign_chat" or rng.random() < 0.5:
+                weight = min(1.5, max(0.1, row["weight"]))
+                found += [{**row, "text": text, "weight": weight} for text in near(detector, row["text"], 1, -np.inf)]
+    for _, text in mine.texts():
+        peaks = near(detector, canonicalise(text).text, MOST_PEAKS, LEAST_LIKELY)
+        found += [{"text": piece, "direct": 0, "data": 0, "weight": 1.5} for piece in peaks]
+    return found
+
+
+def embedder() -> nn.Module:
+    """The embeddings that ship: ids (batch, tokens) to (batch, tokens, `WIDTH`)."""
+    graph = onnx.load(str(FOLDER / "encoder_words.onnx")).graph
+    arrays = {weight.name: numpy_helper.to_array(weight) for weight in graph.initializer}
+    constants = [numpy_helper.to_array(n.attribute[0].t) for n in graph.node if n.op_type == "Constant"]
+    places = next(a for a in [*arrays.values(), *constants] if a.shape[-2:] == (512, WIDTH))
+    parts = {name: torch.tensor(array) for name, array in arrays.items()}
+
+    class Embedder(nn.Module):
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            x = parts["words.rounded"][ids].float() * parts["words.scale"][ids]
+            x = x + torch.tensor(places).reshape(512, WIDTH)[: ids.shape[1]]
+            return nn.functional.layer_norm(x, (WIDTH,), parts["norm.weight"], parts["norm.bias"], 1e-12)
+
+    return Embedder()
+
+
+def train(given: str, out: str, seed: int, epochs: int, rate: float) -> None:
+    """Binary cross-entropy on both heads; labels of None say nothing. Words are hidden, so that no single one is all there is."""
+    torch.manual_seed(seed)
+    rng = random.Random(seed)
+    data = rows(given, rng)
+    ids = encode(pieces(), [r["text"] for r in data])
+    labels = torch.tensor([[-1 if r[h] is None else r[h] for h in ("direct", "data")] for r in data]).float()
+    weights = torch.tensor([r["weight"] for r in data])
+    model, embedded = Skim(), embedder()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.02)
+    plan = [batch for _ in range(epochs) for batch in batches(ids, TOKENS, rng)]
+    started, seen = time.time(), 0.0
+    model.train()
+    for step, batch in enumerate(plan):
+        for group in optimiser.param_groups:
+            group["lr"] = rate * min(1.0, (step + 1) / 200) * max(0.02, 1 - step / len(plan))
+        x, y = padded([ids[i] for i in batch]), labels[batch]
+        hidden = (torch.rand(x.shape) < 0.08) & (x > 3)
+        said = (y >= 0).float() * weights[batch][:, None]
+        logits = model(embedded(x) * ~hidden[..., None], (x != 0).float())
+        soft = y.clamp(0, 1) * 0.99 + 0.005
+        loss = nn.functional.binary_cross_entropy_with_logits(logits, soft, reduction="none")
+        loss = (loss * said).sum() / said.sum().clamp(min=1)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        seen = loss.item() if step == 0 else 0.99 * seen + 0.01 * loss.item()
+        if step % 200 == 0:
+            print(f"{step}/{len(plan)} loss {seen:.4f} {time.time() - started:.0f} s", flush=True)
+    torch.save(model.state_dict(), out)
+
+
+def export(path: str) -> None:
+    """Write `skim.onnx`, in 16 bits, which ONNX Runtime widens when it loads it."""
+    model = Skim()
+    model.load_state_dict(torch.load(path))
+    example, file = torch.zeros(1, 12, WIDTH), Path(path).with_suffix(".onnx")
+    torch.onnx.export(
+        OfOne(model.eval()), (example,), str(file), input_names=["x"], output_names=["logits"],
+        dynamic_axes={"x": {1: "tokens"}}, opset_version=17, dynamo=False,
+    )  # fmt: skip
+    write("skim.onnx", half(file.read_bytes()))
+
+
+def main() -> None:
+    """Train, or export."""
+    p = argparse.ArgumentParser()
+    p.add_argument("set", nargs="?")
+    p.add_argument("out", help="the weights, written, or with --export read")
+    p.add_argument("--export", action="store_true")
+    p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--epochs", type=int, default=2)
+    p.add_argument("--rate", type=float, default=1.5e-3)
+    a = p.parse_args()
+    torch.set_num_threads(1)
+    if a.export:
+        export(a.out)
+    else:
+        train(a.set, a.out, a.seed, a.epochs, a.rate)
+
+
+if __name__ == "__main__":
+    main()
