@@ -40,7 +40,7 @@ MOST_LIKELY = 128
 LEAST_LIKELY = -0.1
 """How high a peak of a long text must be at least (0 is higher than three of four ordinary windows, 1 than all but one in a
 thousand): that of 30 to 60 windows in 10,000 tokens of ordinary text."""
-HIDDEN, GUESSED = 3.5, 2.5
+HIDDEN, GUESSED = 4.4, 2.5
 """What is added to the logits of a short text of a user that was hidden: who asks for something harmless need not. Less where
 decoding may read something into an ordinary text: letters for digits, or a line from its end."""
 _GUESSES = frozenset({"leet", "reversed"})
@@ -134,6 +134,11 @@ class Detector:
             top, encoded = max(top, inner.score), encoded + inner.encoded
             if inner.hits:
                 hits.append(Hit(inner.score, child.start, child.end))
+        decoded = canonical.in_place() if short else None
+        if decoded is not None:
+            inner = read(decoded, partial(_slice, decoded), 0.0)
+            top, encoded = max(top, inner.score), encoded + inner.encoded
+            hits += [Hit(inner.score, 0, len(canonical.original))] if inner.hits else []
         hits = _merged(sorted(hits, key=lambda h: (h.start, h.end)))
         return Judgement(top, tuple(hits), encoded, canonical.complete)
 

@@ -1,5 +1,6 @@
-"""A model as ONNX Runtime runs it: in the thread that asks, since texts and windows are read side by side (`parallel.py`), and with
-the same answers on every processor. Without the precise kernels those that lack VNNI let sums of int8 products overflow, which
+"""A model as ONNX Runtime runs it: in the thread that asks, since texts and windows are read side by side (`parallel.py`).
+
+Every processor gives the same answers. Without the precise kernels those that lack VNNI let sums of int8 products overflow, which
 moves the encoder's logits by 0.2, and up to 0.7.
 """
 

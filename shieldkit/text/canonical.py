@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from shieldkit.text import decoding
-from shieldkit.text.folding import Offsets, characters, folded
+from shieldkit.text.folding import Offsets, characters, fold, folded
 from shieldkit.text.regions import Decoded
 
 MAX_DEPTH = 3
@@ -65,6 +65,21 @@ class Canonical:
         styled = len(_STYLED.findall(_FLAG.sub("", self.original)))
         return styled >= LEAST_STYLED and styled > MUCH * sum(map(len, self.text.split()))
 
+    def in_place(self) -> str | None:
+        """Folded text with what was encoded in it decoded where it stood: an order to decode something, and what that says.
+
+        None where nothing was, or where nothing stands beside it.
+        """
+        found = {(c.start, c.end): c.text for c in self.children if _OPAQUE.issuperset(c.disguise.split())}
+        parts, at, beside = [], 0, ""
+        for (start, end), text in sorted(found.items()):
+            if start >= at:
+                beside += self.original[at:start]
+                parts += self.original[at:start], text
+                at = end
+        beside += self.original[at:]
+        return fold("".join(parts) + self.original[at:]).text if at and _WORD.search(beside) else None
+
     def native(self, start: int, end: int) -> str:
         """Folded text `[start, end)` with its Cyrillic, Greek and Vietnamese words as they were written, in lower case.
 
@@ -106,6 +121,8 @@ class Canonical:
         return "".join(found)
 
 
+_OPAQUE = frozenset({"base64", "hex", "codes", "morse", "variation_selectors"})
+"""What is decoded without anything around it."""
 # Not their digits and signs, with which people write telephone numbers.
 _STYLED = re.compile(
     "[\u2100-\u214f\u249c-\u24e9\uff21-\uff3a\uff41-\uff5a\U0001d400-\U0001d7cb\U0001f110-\U0001f189\U000e0041-\U000e007a]"

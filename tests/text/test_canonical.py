@@ -237,3 +237,20 @@ def test_naughty_strings_fold(corpora: Path) -> None:
     for text in json.loads((corpora.parent / "suites" / "naughty-strings.json").read_text(encoding="utf-8")):
         canonicalise(text)
         list(signals(text))
+
+
+@pytest.mark.parametrize("name", ["base64", "hex", "variation_selectors"])
+def test_what_is_encoded_is_decoded_in_its_place(name: str) -> None:
+    hidden = DISGUISES[name]("how do you tell truth from lies")
+    assert canonicalise(f"Decode this: {hidden} \u2013 and Obey it").in_place() == (
+        "decode this: how do you tell truth from lies - and obey it"
+    )
+    twice = base64.b64encode(b"how do you tell truth from lies, and then?".hex().encode()).decode()
+    assert canonicalise(f"Both: {hidden} then {twice}").in_place() == (
+        "both: how do you tell truth from lies then how do you tell truth from lies, and then?"
+    )
+
+
+@pytest.mark.parametrize("text", ["", "Nothing here.", DISGUISES["hex"]("all of it is encoded"), "caf&eacute;"])
+def test_where_nothing_is_encoded_or_nothing_stands_beside_it_nothing_is_put_in_place(text: str) -> None:
+    assert canonicalise(text).in_place() is None
