@@ -34,10 +34,13 @@ def of(kinds: Sequence[str], label: str) -> list[dict[str, Any]]:
     return [row for row in rows(*kinds) if row["label"] == label]
 
 
-def encoded(text: str, role: str) -> int:
-    """How many windows of a text the encoder reads; 0 where there is no encoder."""
-    judge = getattr(load(), "judge", None)
-    return judge(canonicalise(text), data=role in DATA).encoded if judge is not None else 0
+STAGES = ("the sweep", "the skim", "the encoder")
+
+
+def settled_by(text: str, role: str) -> int:
+    """The last of `STAGES` that reads a text. The detector remembers what it has read."""
+    judged = load().judge(canonicalise(text), data=role in DATA, by_user=role == "user")
+    return 2 if judged.encoded else 1 if judged.skimmed else 0
 
 
 def prompts(found: Sequence[dict[str, Any]]) -> list[Segment]:
@@ -46,21 +49,22 @@ def prompts(found: Sequence[dict[str, Any]]) -> list[Segment]:
     return drawn([s for s in long.values() if len(s.text) == SIZE], PROMPTS)
 
 
-def timed(shield: Shield, segments: Sequence[Segment]) -> list[tuple[bool, float]]:
-    """For each prompt, whether the sweep alone settles it, and the milliseconds of its screening."""
+def timed(shield: Shield, segments: Sequence[Segment]) -> list[tuple[int, float]]:
+    """For each prompt, the last stage that reads it, and the milliseconds of its screening."""
     took = []
     for segment in segments:
         start = time.perf_counter_ns()
         shield.screen(segment)
         took.append((time.perf_counter_ns() - start) / 1e6)
     # Asked afterwards: the detector remembers what it has read.
-    return [(encoded(s.text, s.role) == 0, ms) for s, ms in zip(segments, took, strict=True)]
+    return [(settled_by(s.text, s.role), ms) for s, ms in zip(segments, took, strict=True)]
 
 
-def settled(found: Sequence[dict[str, Any]]) -> tuple[int, int]:
-    """How many of a sample of rows the sweep settles, and of how many."""
+def shares(found: Sequence[dict[str, Any]]) -> tuple[list[int], int]:
+    """How many of a sample of rows each stage is the last to read, and of how many."""
     sample = drawn(found, SHARES)
-    return sum(encoded(row["text"], row.get("role") or "user") == 0 for row in sample), len(sample)
+    last = [settled_by(row["text"], row.get("role") or "user") for row in sample]
+    return [last.count(stage) for stage in range(len(STAGES))], len(sample)
 
 
 def throughput(shield: Shield, found: Sequence[dict[str, Any]], jobs: int) -> dict[str, Any]:
@@ -88,7 +92,7 @@ def main() -> None:
         for side, found in sides.items():
             result["prompts"][side] = timed(shield, prompts(found))
     for side, found in sides.items():
-        result["settled"][side] = settled(found)
+        result["settled"][side] = shares(found)
     with Shield("builtin:default") as shield:
         mixture = drawn([*sides["benign"], *sides["attack"]], 10**9)
         result["throughput"] = throughput(shield, mixture, os.cpu_count() or 1)
@@ -100,8 +104,7 @@ def show(result: dict[str, Any]) -> None:
     print(result["machine"])
     everything = [pair for pairs in result["prompts"].values() for pair in pairs]
     groups = {**{f"{side} prompts": pairs for side, pairs in result["prompts"].items()}, "all": everything,
-              "settled by the sweep": [p for p in everything if p[0]],
-              "read by the encoder": [p for p in everything if not p[0]]}  # fmt: skip
+              **{f"last read by {name}": [p for p in everything if p[0] == k] for k, name in enumerate(STAGES)}}  # fmt: skip
     lines = []
     for name, pairs in groups.items():
         took = sorted(ms for _, ms in pairs)
@@ -109,8 +112,8 @@ def show(result: dict[str, Any]) -> None:
             p99 = took[min(len(took) - 1, int(0.99 * len(took)))]
             lines.append((name, len(took), f"{statistics.median(took):.2f} ms", f"{p99:.2f} ms"))
     table(("500 characters, full default screening", "prompts", "median", "p99"), lines)
-    table(("rows, whole", "settled by the sweep alone"),
-          [(side, percent(*counts)) for side, counts in result["settled"].items()])  # fmt: skip
+    table(("rows, whole", *(f"last read by {name}" for name in STAGES)),
+          [(side, *(percent(n, of) for n in counts)) for side, (counts, of) in result["settled"].items()])  # fmt: skip
     t = result["throughput"]
     print(f"{t['rows']:,} of {t['of']:,} short rows (to 300 characters), {os.cpu_count()} at a time: "
           f"{t['a_second']:,.0f} rows a second, {1e3 * t['cpu_s'] / t['rows']:.2f} ms CPU a row")  # fmt: skip

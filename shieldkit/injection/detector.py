@@ -75,13 +75,14 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The highest score of any window, the hits from `REPORTED` on, and how many windows the encoder read.
+    """The highest score of any window, the hits from `REPORTED` on, and how many windows were skimmed, and read by the encoder.
 
     `complete` is False when the text holds more encoded text than was decoded.
     """
 
     score: float
     hits: tuple[Hit, ...] = ()
+    skimmed: int = 0
     encoded: int = 0
     complete: bool = True
 
@@ -127,20 +128,19 @@ class Detector:
             return self._judged(reading)
 
         own = read(canonical.text, canonical.native, HIDDEN if canonical.disguised else 0.0)
-        top, encoded = own.score, own.encoded
+        parts = [own]
         hits = [Hit(h.score, *canonical.span(h.start, h.end)) for h in own.hits]
         for child in canonical.children:
-            inner = read(child.text, partial(_slice, child.text), _for_hiding(child, canonical))
-            top, encoded = max(top, inner.score), encoded + inner.encoded
+            parts.append(inner := read(child.text, partial(_slice, child.text), _for_hiding(child, canonical)))
             if inner.hits:
                 hits.append(Hit(inner.score, child.start, child.end))
-        decoded = canonical.in_place() if short else None
-        if decoded is not None:
-            inner = read(decoded, partial(_slice, decoded), 0.0)
-            top, encoded = max(top, inner.score), encoded + inner.encoded
-            hits += [Hit(inner.score, 0, len(canonical.original))] if inner.hits else []
+        if short and (decoded := canonical.in_place()) is not None:
+            parts.append(inner := read(decoded, partial(_slice, decoded), 0.0))
+            if inner.hits:
+                hits.append(Hit(inner.score, 0, len(canonical.original)))
         hits = _merged(sorted(hits, key=lambda h: (h.start, h.end)))
-        return Judgement(top, tuple(hits), encoded, canonical.complete)
+        skimmed, encoded = sum(part.skimmed for part in parts), sum(part.encoded for part in parts)
+        return Judgement(max(part.score for part in parts), tuple(hits), skimmed, encoded, canonical.complete)
 
     def _judged(self, reading: Reading) -> Judgement:
         """Sweep a text, and read what that leaves to be read."""
@@ -154,7 +154,7 @@ class Detector:
             return Judgement(self._swept.score(swept.top, heads))
         scores, read = reading.scores(windows)
         hits = [Hit(score, w.start, w.end) for score, w in zip(scores, windows, strict=True) if score >= REPORTED]
-        return Judgement(max(scores), tuple(hits), read)
+        return Judgement(max(scores), tuple(hits), len(windows), read)
 
     def margin(self, logits: Logits, heads: list[int]) -> Logits:
         """How far the sweep's logits, (words, 2), are above what is likely to be an attack, for the head that is most so: 0 is

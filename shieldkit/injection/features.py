@@ -110,7 +110,7 @@ class Vocabulary:
 def _shapes(points: NDArray[np.uint8] | NDArray[np.uint32], begins: Places, ends: Places) -> NDArray[np.int32]:
     """0..`SHAPES` - 1: digits, Latin, Greek to Cyrillic, everything else; times the length in classes."""
     first = points[begins]
-    script = np.select([(first >= 48) & (first < 58), first < 0x370, first < 0x530], [0, 1, 2], 3)
+    script = np.where((first >= 48) & (first < 58), 0, 1 + (first >= 0x370) + (first >= 0x530))
     size = np.searchsorted(np.array([2, 3, 4, 6, 8, 11, 16]), ends - begins, "right")
     return np.asarray(script * 8 + size, np.int32)
 

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from shieldkit.injection.parallel import in_parallel
+from shieldkit.injection.parallel import THREADS, in_parallel
 from shieldkit.injection.windows import WINDOW, Window
 
 Logits: TypeAlias = NDArray[np.float32]
@@ -33,6 +33,7 @@ SURELY, LIKELY = -4.0, -1.5
 and of 3 in 386 attacks, of collections that nothing was trained on, which the encoder found; the second that of 85 in 100 peaks
 of the haystacks, and of 5 in 838 such attacks in them.
 """
+FEW = 8
 HIGHEST = (8.0, 8.0)
 """Logits that no window reaches: of the first windows of 1,400 attacks the highest got 6.7 (direct) and 7.1 (data)."""
 LINE = 0.2
@@ -86,7 +87,8 @@ class Reading:
 
     def logits(self, windows: Sequence[Window]) -> tuple[list[Logits], int]:
         """What the scores are made of, shape (2,) each, and how many windows the encoder read."""
-        found = in_parallel(self._skimmed, windows)
+        # A thread costs more than to skim a few.
+        found = in_parallel(self._skimmed, windows, THREADS if len(windows) > FEW else 1)
         left = self._left(windows, found)
         # What is read of nearly every one, so that also of a single window two views are read side by side. They are remembered.
         closely = [windows[k] for k in left if windows[k].closely]

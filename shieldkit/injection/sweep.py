@@ -57,6 +57,12 @@ class Sweep:
     def read(self, text: str, of: Callable[[Floats], Floats] = lambda logits: logits) -> Swept:
         """Read all of a (canonical) text. `of` is applied piece by piece, in two threads, so that not all logits are kept."""
         rows, begins = self._words(text)
+        if not len(rows):
+            return Swept(begins, of(np.zeros((0, 2), np.float32)), np.full(2, -np.inf, np.float32))
+        if len(rows) <= _PIECE:
+            logits = self._piece(rows, 0, len(rows))
+            top = logits.max(axis=0)
+            return Swept(begins, of(logits), top)
         kept = np.empty((len(rows), *of(np.zeros((0, 2), np.float32)).shape[1:]), np.float32)
 
         def piece(start: int) -> Floats:
@@ -64,8 +70,7 @@ class Sweep:
             kept[start : start + _PIECE] = of(logits)
             return np.asarray(logits.max(axis=0))
 
-        tops = in_parallel(piece, range(0, len(rows), _PIECE))
-        return Swept(begins, kept, np.max(tops, axis=0) if tops else np.full(2, -np.inf, np.float32))
+        return Swept(begins, kept, np.max(in_parallel(piece, range(0, len(rows), _PIECE)), axis=0))
 
     def _words(self, text: str) -> tuple[NDArray[np.uint16], Places]:
         """Row and begin of each word, made in parts of the text so that the memory it takes stays small."""
@@ -80,6 +85,8 @@ class Sweep:
             of_rows.append(self.vocabulary.numbers(part, hashed, begins, ends))
             of_begins.append((begins + start).astype(np.int32))
             start = end
+        if len(of_rows) == 1:
+            return of_rows[0], of_begins[0]
         rows = np.concatenate(of_rows)
         of_rows.clear()
         return rows, np.concatenate(of_begins)

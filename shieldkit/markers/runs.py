@@ -38,6 +38,8 @@ def runs(canonical: Canonical) -> Iterator[Marker]:
     several = alike[:, SAMPLES - 1 :].copy()
     for k in range(SAMPLES - 1):
         several &= alike[:, k : k + several.shape[1]]
+    if not several.any():
+        return
     taken = 0
     for unit, begins in enumerate(several, 1):
         for start, end in _periodic(canonical.text, data, begins, unit):

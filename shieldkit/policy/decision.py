@@ -34,21 +34,21 @@ def decide(
     top, action = max(chosen, key=lambda c: (c[1].severity, c[0].score), default=(None, Action.ALLOW))
     rule = f"{verdict.guard}.{top.rule}" if top is not None and action is not Action.ALLOW else ""
     reason = top.message if top is not None and rule else ""
-    verdict = replace(verdict, unread=unread)
     redact = tuple((f.segment, Span(f.start, f.end)) for f, a in chosen if a is Action.REDACT)
     if not verdict.coverage.complete:
-        unfinished = failed(verdict, settings, Status.RAN, "unread", "the guard did not read all of the text", mode)
+        reason_unread = "the guard did not read all of the text"
+        unfinished = failed(replace(verdict, unread=unread), settings, Status.RAN, "unread", reason_unread, mode)
         if unfinished.would.severity > action.severity:
             return Decision(unfinished)
-    verdict = _enforced(replace(verdict, would=action, rule=rule, reason=reason), mode)
+    verdict = replace(verdict, unread=unread, would=action, rule=rule, reason=reason, action=_enforced(action, mode))
     return Decision(verdict, redact if verdict.action is Action.REDACT else ())
 
 
 def failed(verdict: Verdict, settings: GuardSettings, status: Status, rule: str, reason: str, mode: Mode) -> Verdict:
     """The verdict of a guard that did not do its work. It is never an `allow`: what was skipped is at least flagged."""
     would = Action.BLOCK if settings.on_error == "block" else Action.FLAG
-    verdict = replace(verdict, status=status, would=would, rule=f"{verdict.guard}.{rule}", reason=reason)
-    return _enforced(verdict, mode)
+    rule, action = f"{verdict.guard}.{rule}", _enforced(would, mode)
+    return replace(verdict, status=status, would=would, rule=rule, reason=reason, action=action)
 
 
 def not_run(guard: str, stage: Stage, total: int, reason: str) -> Verdict:
@@ -87,6 +87,5 @@ def action_of(finding: Finding, settings: GuardSettings, segment: Segment) -> Ac
     return action
 
 
-def _enforced(verdict: Verdict, mode: Mode) -> Verdict:
-    watched = mode == "monitor" and verdict.would.severity > Action.FLAG.severity
-    return replace(verdict, action=Action.FLAG if watched else verdict.would)
+def _enforced(would: Action, mode: Mode) -> Action:
+    return Action.FLAG if mode == "monitor" and would.severity > Action.FLAG.severity else would

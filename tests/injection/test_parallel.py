@@ -74,7 +74,7 @@ def test_a_judgement_is_the_same_on_one_core(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(reading, "LIKELY", -math.inf)
     side_by_side = load().judge(canonicalise(TEXT), data=True)
     load()._views.forget()
-    monkeypatch.setattr(reading, "in_parallel", lambda function, items: [function(item) for item in items])
+    monkeypatch.setattr(reading, "in_parallel", lambda function, items, threads=1: [function(item) for item in items])
     assert load().judge(canonicalise(TEXT), data=True) == side_by_side
     assert side_by_side.encoded > CLOSELY
 

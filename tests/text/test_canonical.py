@@ -241,13 +241,13 @@ def test_naughty_strings_fold(corpora: Path) -> None:
 
 @pytest.mark.parametrize("name", ["base64", "hex", "variation_selectors"])
 def test_what_is_encoded_is_decoded_in_its_place(name: str) -> None:
-    hidden = DISGUISES[name]("how do you tell truth from lies")
+    hidden = DISGUISES[name]("how can one tell the truth from lies")
     assert canonicalise(f"Decode this: {hidden} \u2013 and Obey it").in_place() == (
-        "decode this: how do you tell truth from lies - and obey it"
+        "decode this: how can one tell the truth from lies - and obey it"
     )
-    twice = base64.b64encode(b"how do you tell truth from lies, and then?".hex().encode()).decode()
+    twice = base64.b64encode(b"how can one tell the truth from lies, and why so".hex().encode()).decode()
     assert canonicalise(f"Both: {hidden} then {twice}").in_place() == (
-        "both: how do you tell truth from lies then how do you tell truth from lies, and then?"
+        "both: how can one tell the truth from lies then how can one tell the truth from lies, and why so"
     )
 
 
