@@ -71,7 +71,7 @@ def score(fold: int, model_path: str, out_path: str) -> None:
 
     import torch
 
-    from training.encoder import encode, padded, pieces, trained
+    from training.encoder import KNOWS_BFLOAT16, encode, padded, pieces, trained
 
     torch.set_num_threads(1)
     model = trained(model_path)
@@ -81,7 +81,7 @@ def score(fold: int, model_path: str, out_path: str) -> None:
     ids = encode(tokenizer, [view for _, view in flat])
     order = sorted(range(len(flat)), key=lambda k: len(ids[k]))
     logits: list[list[list[float]]] = [[] for _ in examples]
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=KNOWS_BFLOAT16):
         for start in range(0, len(order), 32):
             batch = order[start : start + 32]
             for k, row in zip(batch, model(padded([ids[k] for k in batch]))[1].float().tolist(), strict=True):

@@ -94,7 +94,7 @@ class InjectionSettings(GuardSettings):
 
     data_threshold: Score = Field(0.5, description="The threshold for `document` and `tool` segments.")
     encoder_windows: Annotated[int, Field(ge=0, le=100_000)] = Field(
-        384, description="How many windows of a text the second stage reads beside those that it must: its time budget."
+        128, description="How many windows of a text the last stage reads beside those that it must: its time budget."
     )
     timeout: Seconds = 30.0
 

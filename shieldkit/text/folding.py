@@ -134,12 +134,11 @@ def _narrow(points: NDArray[Any]) -> bytes:
 
 
 def _odd(data: NDArray[np.uint8]) -> Indices:
-    odd = data < 32  # the placeholder too
-    for plain in (9, 10, 13):
-        odd &= data != plain
-    odd |= data == 127
-    places: Indices = np.flatnonzero(odd)
-    return places
+    """Control characters, the placeholder among them, but for tabs and line ends."""
+    places: Indices = np.flatnonzero(data - np.uint8(32) > 94)
+    found = data[places]
+    kept: Indices = places[(found != 9) & (found != 10) & (found != 13)]
+    return kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,14 +167,14 @@ def folded(read: Characters) -> Folded:
         places = read.odd[changed]
         shifts = np.cumsum(sizes[changed].astype(np.int64) - 1)
         offsets = Offsets(places, shifts, places + np.concatenate([[0], shifts[:-1]]))
-    texts, datas = [], []
+    text, datas = "", []
     for low in range(0, len(read.data), _BLOCK):
         first, last = np.searchsorted(read.odd, (low, low + _BLOCK))
         block = read.data[low : low + _BLOCK].lower()
-        folded, data = _folded(block, read.odd[first:last] - low, read.points[first:last], sizes[first:last])
-        texts.append(folded)
+        part, data = _folded(block, read.odd[first:last] - low, read.points[first:last], sizes[first:last])
+        text += part  # grows where it is; a join of all parts would need twice the memory
         datas.append(data)
-    return Folded("".join(texts), b"".join(datas), offsets)
+    return Folded(text, b"".join(datas), offsets)
 
 
 def _folded(block: bytes, odd: Indices, odd_points: Points, sizes: NDArray[np.uint8]) -> tuple[str, bytes]:
