@@ -3,9 +3,10 @@
     python benchmarks/million_tokens.py [--json FILE]
 
 A million tokens are 4.5 million characters of the long texts of the corpora, as an untrusted document. Every run reads another
-cut of them with a detector that remembers nothing, since cuts overlap, in a process that is warm; "start-up" is what a fresh
-process pays once. CPU is of all threads. "Mixed" is the same text with one character in 90 outside of ASCII. Growth is
-measured on texts that are dealt from all the long ones, so that they differ in length alone. Takes about two minutes.
+cut of them with a detector that remembers nothing, since cuts overlap, in a process that has read one such text before;
+"start-up" is what a fresh process pays once. CPU is of all threads. "Mixed" is the same text with one character in 90 outside of
+ASCII. Growth is measured on texts that are dealt from all the long ones, so that they differ in length alone. Takes about two
+minutes.
 """
 
 from __future__ import annotations
@@ -63,15 +64,6 @@ def timeless() -> Shield:
     return Shield(Policy.from_dict(policy))
 
 
-def cold() -> Shield:
-    """A shield whose detector has read nothing but this script, so that all that is loaded late is loaded."""
-    load.cache_clear()
-    shield = timeless()
-    for text in (ATTACK, Path(__file__).read_text(encoding="utf-8") * 20):
-        shield.screen(Segment(text, "document"))
-    return shield
-
-
 def dealt(text: str) -> str:
     """The text by 20,000 characters, in another order: cuts of it are of one mixture, whatever their length."""
     parts = [text[i : i + 20_000] for i in range(0, len(text), 20_000)]
@@ -91,7 +83,10 @@ class Texts:
         return bury(hay, attack, (self._given * 0.31) % 1.0).texts[0] if attack else hay
 
 
-def screened(shield: Shield, messages: Any, **options: Any) -> tuple[Clock, Any]:
+def screened(shield: Shield, messages: Any, *, cold: bool = True, **options: Any) -> tuple[Clock, Any]:
+    """Time one screening, by a detector that remembers nothing that it has read before unless it is not `cold`."""
+    if cold:
+        load()._views.forget()
     with clock() as took:
         screening = shield.screen(messages, **options)
     return took, screening
@@ -101,13 +96,13 @@ def median(clocks: list[Clock]) -> Clock:
     return Clock(statistics.median(c.wall_s for c in clocks), statistics.median(c.cpu_s for c in clocks))
 
 
-def seconds(texts: Texts, runs: int) -> dict[str, Any]:
+def seconds(shield: Shield, texts: Texts, runs: int) -> dict[str, Any]:
     """By part: median wall and CPU; whether the attack was found in each run."""
     parts: dict[str, list[Clock]] = {"folding and markers": [], "whole screening": [], "one message added": []}
     by_guard: dict[str, list[float]] = {}
     found = 0
+    screened(shield, Segment(texts.next(), "document"))
     for _ in range(runs):
-        shield = cold()
         took, _ = screened(shield, Segment(texts.next(), "document"), only=["markers"])
         parts["folding and markers"].append(took)
         conversation = [Segment(texts.next(), "document"), Segment("Which of the two is older?")]
@@ -117,18 +112,18 @@ def seconds(texts: Texts, runs: int) -> dict[str, Any]:
         for verdict in screening.verdicts:
             by_guard.setdefault(verdict.guard, []).append(verdict.duration_s)
         grown = [*conversation, Segment("The first one.", "assistant"), Segment(f"{ADDED} {time.time()}")]
-        parts["one message added"].append(screened(shield, grown)[0])
+        parts["one message added"].append(screened(shield, grown, cold=False)[0])
     return {
         "parts": {name: vars(median(clocks)) for name, clocks in parts.items()},
         "guards": {name: statistics.median(took) for name, took in by_guard.items()}, "found": found, "runs": runs,
     }  # fmt: skip
 
 
-def growth(texts: Texts, runs: int) -> dict[str, Any]:
+def growth(shield: Shield, texts: Texts, runs: int) -> dict[str, Any]:
     """CPU seconds by millions of tokens, with the straight line of least squares through the medians."""
     lengths = (0.25, 0.5, 1.0, 2.0)
     cpu = [
-        median([screened(cold(), Segment(texts.next(round(n * MILLION)), "document"))[0] for _ in range(runs)]).cpu_s
+        median([screened(shield, Segment(texts.next(round(n * MILLION)), "document"))[0] for _ in range(runs)]).cpu_s
         for n in lengths
     ]
     slope, intercept = np.polyfit(lengths, cpu, 1)
@@ -183,7 +178,7 @@ def measured_memory(kind: str) -> dict[str, float] | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--memory", choices=("ascii", "mixed"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -197,7 +192,8 @@ def main() -> None:
     result: dict[str, Any] = {"machine": machine(), "start_up": vars(start_up)}
     with shield:
         for kind, text in kinds.items():
-            result[kind] = seconds(Texts(text), options.runs) | {"growth": growth(Texts(dealt(text)), 3)}
+            result[kind] = seconds(shield, Texts(text), options.runs)
+            result[kind]["growth"] = growth(shield, Texts(dealt(text)), 3)
             result[kind]["memory"] = measured_memory(kind)
         result["false_alarms"] = false_alarms(shield)
     show(result)

@@ -21,7 +21,7 @@ WINDOW = 384
 _BEFORE = 240
 _LINE = 200  # at most this far to either side
 _NEAR_BEFORE, _NEAR_AFTER, _SEAM = 120, 80, 24
-CLOSELY = 8
+CLOSELY = 4
 """How many windows of a text are read whole; of the others first what is next to the peak, which says for most that there
 is nothing, in half of the time.
 """
