@@ -27,7 +27,7 @@ KINDS = (
 )  # fmt: skip
 SPOKEN = ("direct_injection", "jailbreak", "system_prompt_extraction")
 FOURTEEN = {name: name for name in DISGUISES if name not in ("case", "backslash_escapes")}
-DISGUISED, HIDDEN = 80, 100
+DISGUISED, HIDDEN = 80, 300
 
 
 def cases(most: int) -> Iterable[Case]:

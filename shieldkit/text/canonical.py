@@ -71,7 +71,8 @@ class Canonical:
         None where nothing was, or where nothing stands beside it.
         """
         found = {(c.start, c.end): c.text for c in self.children if _OPAQUE.issuperset(c.disguise.split())}
-        parts, at, beside = [], 0, ""
+        parts: list[str] = []
+        at, beside = 0, ""
         for (start, end), text in sorted(found.items()):
             if start >= at:
                 beside += self.original[at:start]

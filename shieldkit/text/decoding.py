@@ -64,8 +64,9 @@ def _sieve(decoders: tuple[Decoder, ...]) -> Sieve:
 @lru_cache(maxsize=1)
 def _sieve_of_both() -> Sieve:
     """All triggers, on text that folds to lower case alone."""
-    folded = [[f"(?i:{trigger})" for trigger in decoder.triggers] for decoder in FOLDED]
-    return Sieve([decoder.triggers for decoder in ORIGINAL] + folded)
+    on_original = [decoder.triggers for decoder in ORIGINAL]
+    on_folded = [tuple(f"(?i:{trigger})" for trigger in decoder.triggers) for decoder in FOLDED]
+    return Sieve([*on_original, *on_folded])
 
 
 def decoded(text: str, read: Characters, folded: Folded) -> tuple[Iterator[Decoded], Iterator[Decoded]]:

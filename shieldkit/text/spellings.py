@@ -35,7 +35,8 @@ def spaced(text: str) -> Iterator[Decoded]:
     runs = [match.span() for match in _SPACED.finditer(text) if _lettered(match.group())]
     firsts = [first for first, _ in runs]
     for start, end in with_margin(text, regions(runs, least=1, gap=40)):
-        parts, at = [], start
+        parts: list[str] = []
+        at = start
         for first, last in runs[bisect_left(firsts, start) : bisect_left(firsts, end)]:
             if last <= end:  # what the margin cuts belongs to the next region
                 parts += text[at:first], _closed(text[first:last])
