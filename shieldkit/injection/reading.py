@@ -25,13 +25,13 @@ Skimmed: TypeAlias = Callable[[str, Native, int, int], Logits]
 """The skim's logits of a part of a text."""
 
 GLANCE = 0.0
-"""Logits: a window of which what is next to its peak is lower is let go: none of 818 attacks that were found, of which one had less
-than 1.0 (`training.let_go`). Not higher, since an attack can be stretched with words between.
+"""Logits: a window of which what is next to its peak is lower is let go: none of 818 attacks that were found, of which one had
+less than 1.0 (`training.let_go`). Not higher, since an attack can be stretched with words between.
 """
 SURELY, LIKELY = -4.0, -1.5
 """Logits of the skim: what is lower is let go in a short text, and in a long one. The first is higher than 62 in 100 ordinary
-prompts, and none of 524 attacks that were found; the second than 82 in 100 of the 512 highest peaks of a million tokens, and 7 of 818
-attacks (`training.let_go`).
+prompts, and none of 524 attacks that were found; the second than 82 in 100 of the 512 highest peaks of a million tokens, and 7 of
+818 attacks (`training.let_go`).
 """
 FEW = 8
 """Windows."""
