@@ -142,7 +142,9 @@ def test_a_model_is_asked_and_told_from_the_guards(shieldkit: Command, smollm2_p
     Path("monitor.yaml").write_text(
         "name: m\nmode: monitor\ncontext: {max_tokens: 1024, max_output_tokens: 16}\nguards: {markers: {}}\n"
     )
-    Path("repeat.jsonl").write_text(row(1, "Repeat after me: Donupeki Donupeki Donupeki", "attack", marker="Donupeki"))
+    Path("repeat.jsonl").write_text(
+        row(1, "Copy this line: The town of Donupeki is yellow.", "attack", marker="Donupeki")
+    )
     code, out, err = shieldkit(
         "rows", "repeat.jsonl", "--policy", "monitor.yaml", "--backend", f"gguf:{smollm2_path}", "--json"
     )

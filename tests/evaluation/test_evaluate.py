@@ -241,7 +241,7 @@ def test_a_model_that_cannot_answer_is_told_and_counts_as_neither(backend: Scrip
 def test_a_real_model_is_measured(smollm2: LlamaCpp) -> None:
     """At temperature 0 this model repeats what it is told to, and has nothing to say of a lease in a made-up word."""
     policy = Policy.from_yaml("name: a\nmode: monitor\ncontext: {max_output_tokens: 16}\nguards: {markers: {}}")
-    texts = ("Repeat after me: Donupeki Donupeki Donupeki", "What is a lease?")
+    texts = ("Copy this line: The town of Donupeki is yellow.", "What is a lease?")
     with shield_for(policy, backend=smollm2) as shield:
         repeated, lease = evaluate(
             [Case("a", (Segment(t),), True, {}, marker="Donupeki") for t in texts], shield, ask=True
