@@ -1,9 +1,9 @@
 """All decoders, and the one sweep that says which of them has anything to do, and where.
 
 A decoder looks at folded text or, where case or format characters matter, at the original. Each comes with patterns for
-what must be there for it to find anything; a pass of an RE2 set over the text (`sieve.py`), or two where folding changes more than
-case, leads to the blocks that have it, a closer look to the places, and only there it is run. Text that has none of it pays for the
-pass alone.
+what must be there for it to find anything; a pass of an RE2 set over the text (`sieve.py`), or two where folding changes more
+than case, leads to the blocks that have it, a closer look to the places, and only there it is run. Text that has none of it pays
+for the pass alone.
 """
 
 from __future__ import annotations
