@@ -18,7 +18,7 @@ import onnxruntime
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from shieldkit.injection.session import SLOWER
+from shieldkit.injection.session import session as as_shipped
 from training.encoder import EXIT, HEADS, WIDTH, Detector, Layer, Reading, encode, padded, pieces, trained
 
 
@@ -124,10 +124,8 @@ def written(half: torch.nn.Module, example: torch.Tensor, given: str, found: lis
 
 
 def session(path: Path) -> onnxruntime.InferenceSession:
-    """One thread."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(path), options, disabled_optimizers=SLOWER)
+    """As what ships runs it."""
+    return as_shipped(path.name, path.read_bytes())
 
 
 def main() -> None:
