@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 
 from shieldkit.injection import Detector, load, reading
-from shieldkit.injection.detector import LEAST_LIKELY, PEAKS
-from shieldkit.injection.windows import Window, around_peaks
+from shieldkit.injection.detector import PEAKS
+from shieldkit.injection.windows import Window
 from shieldkit.text import canonicalise
 from training import sources
 from training.collected import HELD_OUT, collected
+from training.skim import peaks
 from training.sources import Example
 
 EACH, HELD, LINES, CHATS = 70, 400, 30, 700
@@ -37,13 +37,6 @@ def attacks(rng: random.Random) -> dict[str, list[Example]]:
     known = [e for found in by_source.values() for e in rng.sample(found, min(EACH, len(found)))]
     held = [e for e in collected() if e.source in HELD_OUT and 1 in (e.direct, e.data)]
     return {"development": known, "held out": rng.sample(held, min(HELD, len(held)))}
-
-
-def peaks(detector: Detector, text: str, most: int) -> list[Window]:
-    """The windows around the highest peaks of a canonical text, none of which is read closely."""
-    swept = detector.sweep.read(text, lambda logits: detector.margin(logits, [0, 1]))
-    windows = around_peaks(swept.logits, swept.begins, text, certain=9.0, likely=LEAST_LIKELY, most=most)
-    return [replace(window, closely=False) for window in windows]
 
 
 def skimmed(detector: Detector, text: str, windows: list[Window]) -> list[float]:

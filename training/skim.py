@@ -3,7 +3,7 @@
     python -m training.skim SET.jsonl OUT.pt
     python -m training.skim --export OUT.pt
 
-Most peaks that the sweep hands on are ordinary; the skim lets most of those go at a twentieth of what half of the encoder costs.
+Most peaks that the sweep hands on are ordinary; the skim lets most of those go at a fifteenth of what half of the encoder costs.
 It reads what is around a peak (`Window.near`), in the embeddings that ship, `encoder_words.onnx`. It learns from the set, cut
 around the sweep's highest peak in each row, and from all peaks of the ordinary texts that `training.mine` reads.
 """
@@ -27,7 +27,7 @@ from torch import nn
 
 from shieldkit.injection import Detector, load
 from shieldkit.injection.detector import LEAST_LIKELY
-from shieldkit.injection.windows import around_peaks
+from shieldkit.injection.windows import Window, around_peaks
 from shieldkit.text import canonicalise
 from training import mine
 from training.encoder import WIDTH, batches, encode, padded, pieces
@@ -79,14 +79,21 @@ class OfOne(nn.Module):
         return (share * own.say(x)).sum((2, 3)) + own.whole(x.mean((2, 3)))
 
 
-def near(detector: Detector, text: str, most: int, likely: float) -> Iterator[str]:
-    """What is around the highest peaks of a canonical text."""
+def peaks(detector: Detector, text: str, most: int, likely: float = LEAST_LIKELY) -> list[Window]:
+    """The windows around the highest peaks of a canonical text, none of which is read closely."""
     swept = detector.sweep.read(text, lambda logits: detector.margin(logits, [0, 1]))
-    if len(swept.logits):
-        for window in around_peaks(swept.logits, swept.begins, text, certain=1.0, likely=likely, most=most):
-            start, end = replace(window, closely=False).near(text)
-            if text[start:end].strip():
-                yield text[start:end]
+    if not len(swept.logits):
+        return []
+    windows = around_peaks(swept.logits, swept.begins, text, certain=np.inf, likely=likely, most=most)
+    return [replace(window, closely=False) for window in windows]
+
+
+def near(detector: Detector, text: str, most: int, likely: float = LEAST_LIKELY) -> Iterator[str]:
+    """What is around them."""
+    for window in peaks(detector, text, most, likely):
+        start, end = window.near(text)
+        if text[start:end].strip():
+            yield text[start:end]
 
 
 def rows(path: str, rng: random.Random) -> list[dict[str, Any]]:
@@ -99,8 +106,8 @@ def rows(path: str, rng: random.Random) -> list[dict[str, Any]]:
                 weight = min(1.5, max(0.1, row["weight"]))
                 found += [{**row, "text": text, "weight": weight} for text in near(detector, row["text"], 1, -np.inf)]
     for _, text in mine.texts():
-        peaks = near(detector, canonicalise(text).text, MOST_PEAKS, LEAST_LIKELY)
-        found += [{"text": piece, "direct": 0, "data": 0, "weight": 1.5} for piece in peaks]
+        ordinary = near(detector, canonicalise(text).text, MOST_PEAKS)
+        found += [{"text": piece, "direct": 0, "data": 0, "weight": 1.5} for piece in ordinary]
     return found
 
 

@@ -129,7 +129,7 @@ class InjectionGuard:
 
     def describe(self) -> dict[str, Any]:
         """Which detector is at work."""
-        return {"detector": "sweep and encoder", "verified": True}
+        return {"detector": "sweep, skim and encoder", "verified": True}
 
 
 def _ends(text: str) -> str:

@@ -88,7 +88,7 @@ class Judgement:
 
 
 class Detector:
-    """Sweep and encoder with their calibration. Safe under threads; remembers windows by keyed digest, never text."""
+    """Sweep, skim and encoder with their calibration. Safe under threads; remembers windows by keyed digest, never text."""
 
     def __init__(self, sweep: Sweep, skim: Skim, encoder: Encoder, calibration: NDArray[np.float64]) -> None:
         """`calibration` has a row a head: sweep scale and shift, encoder scale and shift, likely, certain, let go, least, and

@@ -1,6 +1,6 @@
 """The second stage: a small convolutional network over the encoder's embeddings, for what is around the sweep's peaks.
 
-It sees the same pieces as the encoder, in the order in which they stand, and costs a twentieth of half of its layers. Most peaks
+It sees the same pieces as the encoder, in the order in which they stand, and costs a fifteenth of half of its layers. Most peaks
 of ordinary text are let go here. Like the sweep and the encoder it answers two logits, `direct` and `data`. The weights are made
 by `training/skim.py`.
 """

@@ -1,9 +1,9 @@
-"""Which windows of a text the second stage reads.
+"""Where in a text skim and encoder read.
 
 Windows are placed around the sweep's peaks, not on a grid: the same words get the same window wherever they stand in a
-text. A text that fits one window is one. The first windows are read whole, and where that can matter the line or sentence of the
-peak alone too, so that a short attack in a long text is not diluted by what stands around it; the others where a glance at what
-is around the peak does not settle them.
+text. A text that fits one window is one. Of what the skim leaves the encoder reads the first windows whole, and where that can
+matter the line or sentence of the peak alone too, so that a short attack in a long text is not diluted by what stands around it;
+the others where a glance at what is around the peak does not settle them.
 """
 
 from __future__ import annotations
