@@ -146,6 +146,30 @@ def _varied(example: Example, others: list[Example], rng: random.Random) -> Exam
     return replace(example, text=text, weight=example.weight * 0.8)
 
 
+def _pages(own: list[Example], rng: random.Random, count: int) -> Iterator[Example]:
+    """Windows of documents in one language, of lines that stand near each other: ordinary ones alone, or around an order."""
+    foreign = [e for e in own if e.kind.endswith("multilingual") and e.role != "user"]
+    for _ in range(count):
+        at = rng.randrange(len(foreign) - 8)
+        near = foreign[at : at + 8]
+        plain = [e.text for e in near if e.data == 0]
+        orders = [e for e in near if e.data == 1 and len(e.text) < WINDOW]
+        page = rng.choice(("\n", "\n\n", " ")).join(plain)
+        if len(page) < WINDOW:
+            continue
+        if orders and rng.random() < 0.4:
+            order = rng.choice(orders)
+            start = rng.randrange(len(page) - WINDOW + 1)
+            left = WINDOW - len(order.text)
+            before = rng.randrange(left + 1)
+            text = f"{page[start : start + before]}\n{order.text}\n{page[start + before : start + left]}"
+            yield replace(order, text=text, kind="indirect_injection", weight=2.0)
+        else:
+            start = rng.randrange(len(page) - WINDOW + 1)
+            size = WINDOW if rng.random() < 0.7 else rng.randrange(60, WINDOW)
+            yield Example(page[start : start + size], 0, 0, "pages", "benign_multilingual", 2.0, "document")
+
+
 def _trusted(corpus: list[Example]) -> list[Example]:
     """What others collected, each row weighed by how well its label agrees with all the rest."""
     found = [e for e in collected() if e.source not in HELD_OUT]
@@ -173,6 +197,7 @@ def build() -> Iterator[Example]:
     own = list(lines())
     written = [*sources.written(rng, 3000), *own]
     plain = [e for e in own if e.direct == 0 and e.role == "user" and len(e.text) < 300]
+    yield from _pages(own, rng, 9000)
     for e in [*own, *packages]:
         if e.role == "user" and e.direct is not None and len(e.text) < 500 and e.weight >= 0.5:
             yield _varied(e, plain, rng)

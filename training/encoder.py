@@ -29,9 +29,11 @@ PIECES = Path("shieldkit/injection/data/pieces.json")
 
 
 def rounded(x: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
-    """As int8 between two bounds will have it; the gradient passes as if nothing had been rounded (Jacob et al. 2018)."""
+    """As int8 between two bounds, of which zero is to stay zero, will have it; the gradient passes as if nothing had been rounded
+    (Jacob et al. 2018)."""
     step = ((high - low) / 255).clamp(min=1e-8)
-    return x + (torch.clamp(torch.round((x - low) / step), 0, 255) * step + low - x).detach()
+    zero = torch.round(-low / step)
+    return x + ((torch.clamp(torch.round(x / step) + zero, 0, 255) - zero) * step - x).detach()
 
 
 class Linear(nn.Linear):
@@ -44,8 +46,9 @@ class Linear(nn.Linear):
             return super().forward(x)
         with torch.no_grad():
             low, high = x.amin((1, 2), keepdim=True).clamp(max=0), x.amax((1, 2), keepdim=True).clamp(min=0)
-            most = self.weight.abs().amax(1, keepdim=True)
-        return nn.functional.linear(rounded(x, low, high), rounded(self.weight, -most, most), self.bias)
+            step = (self.weight.abs().amax(1, keepdim=True) / 127).clamp(min=1e-8)
+            off = torch.round(self.weight / step) * step - self.weight  # what ships has no zero point of its own
+        return nn.functional.linear(rounded(x, low, high), self.weight + off, self.bias)
 
 
 class Layer(nn.Module):
