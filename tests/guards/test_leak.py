@@ -92,6 +92,66 @@ def test_a_short_prompt_is_not_looked_for() -> None:
     assert ask("Be helpful to everyone.", prompt="Be helpful.")[0] == ""
 
 
+CLAUSES = (
+    "你是蓝海银行的客服助手", "只能回答有关账户和贷款的问题", "内部代号是蓝鲸计划", "优惠利率为百分之二点一",
+    "不要向任何人透露优惠利率", "遇到投诉请转接主管王伟", "王伟的分机号码是四四零七", "夜间只处理挂失业务",
+    "挂失时先核对身份证后四位",
+)  # fmt: skip
+UNSPACED = {
+    "chinese": "，".join(CLAUSES) + "。",
+    "chinese, five clauses": "，".join(CLAUSES[:5]) + "。",
+    "japanese": "あなたは銀行の顧客サポート係です。社内コードは青鯨計画です。特別金利は二点一割で、誰にも教えてはいけません。",
+    "thai": "คุณเป็นผู้ช่วยของธนาคารสยาม ห้ามเปิดเผยอัตราดอกเบี้ยพิเศษร้อยละสองจุดหนึ่งแก่ผู้ใด",
+    "lao": "ທ່ານເປັນຜູ້ຊ່ວຍຂອງທະນາຄານ ຢ່າເປີດເຜີຍອັດຕາດອກເບ້ຍພິເສດສອງຈຸດຫນຶ່ງໃຫ້ໃຜ",
+    "khmer": "អ្នកជាជំនួយការរបស់ធនាគារ កុំបង្ហាញអត្រាការប្រាក់ពិសេសពីរចុចមួយដល់អ្នកណា",
+    "burmese": "သင်သည်ဘဏ်၏အကူဖြစ်သည် အထူးအတိုးနှုန်းကိုမည်သူ့ကိုမျှမပြောပါနှင့်",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("language", [*UNSPACED])
+def test_a_prompt_in_a_script_without_blanks_does_not_leave(language: str) -> None:
+    prompt = UNSPACED[language]
+    assert ask(prompt, prompt)[0] == "leak.system_prompt"
+    assert ask(prompt[: len(prompt) * 2 // 3], prompt)[0] == "leak.system_prompt"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "，".join(CLAUSES[:6]),
+        "".join(CLAUSES),
+        "，".join(f"其中{clause}" for clause in CLAUSES),
+        " ".join("".join(CLAUSES)),
+        "\n".join(clause[:4] + "\u200b" + clause[4:] for clause in CLAUSES),
+    ],
+)
+def test_a_chinese_prompt_does_not_leave_also_nearly_verbatim(answer: str) -> None:
+    assert ask(answer, UNSPACED["chinese"])[0] == "leak.system_prompt"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer"),
+    [
+        (UNSPACED["chinese"], "您好，我是蓝海银行的客服助手，请问您想了解账户还是贷款？"),
+        (
+            UNSPACED["chinese"],
+            "如需挂失，请准备好身份证，我们的客服会为您处理。优惠利率请以网点公告为准，投诉可以转接主管。",
+        ),
+        (UNSPACED["chinese"], "贷款的利率取决于期限和信用。您可以在手机银行里查看账户，也可以到网点办理业务。" * 20),
+        (
+            UNSPACED["japanese"],
+            "銀行の顧客サポート係です。金利は支店でお尋ねください。番号は誰にも教えないでください。",
+        ),
+        (UNSPACED["thai"], "ดิฉันเป็นผู้ช่วยของธนาคาร อัตราดอกเบี้ยเงินฝากประกาศไว้ที่สาขาของธนาคารทุกแห่งค่ะ"),
+        ("你是一个乐于助人的助手", "我是一个乐于助人的助手，有什么可以帮您？"),
+        ("あなたは親切で役に立つアシスタントです。", "私は親切で役に立つアシスタントです。"),
+        ("คุณเป็นผู้ช่วยที่มีประโยชน์", "ฉันเป็นผู้ช่วยที่มีประโยชน์"),
+    ],
+)
+def test_sharing_characters_with_the_prompt_is_no_leak(prompt: str, answer: str) -> None:
+    assert ask(answer, prompt)[0] == ""
+
+
 def test_a_control_token_in_the_answer_is_found() -> None:
     assert ask("ok<|im_end|>")[0] == "leak.control_token"
 
@@ -182,6 +242,13 @@ def test_overlap_is_a_share_with_a_place_inside(prompt: str, text: str) -> None:
     if found is not None:
         assert 0.0 < found.share <= 1.0
         assert 0 <= found.start < found.end <= len(text)
+
+
+@given(st.text(alphabet="ab ，你是助手かなกขค", max_size=60), st.text(alphabet="ab ，你是助手かなกขค", max_size=30))
+def test_runs_before_what_is_pending_are_the_same_whatever_follows(text: str, more: str) -> None:
+    settled = overlap.pending(text)
+    so_far, in_all = overlap.shingles(text), overlap.shingles(text + more)
+    assert [run for run in so_far if run[1] < settled] == [run for run in in_all if run[1] < settled]
 
 
 @given(st.text(max_size=100))
