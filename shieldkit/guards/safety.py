@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from shieldkit.backends.base import Piece, PromptBackend
@@ -43,8 +43,9 @@ class SafetyGuard:
             raise PolicyError("guards.safety.family", f"'{settings.family}' is not known", mend=mend)
         self._settings, self._family, self._backend = settings, family, backend
         self.stages = frozenset(Stage(stage) for stage in settings.stages)
-        self.categories = _categories(family.categories, settings)
-        self.rules = frozenset({*self.categories, "unsafe"})
+        self.categories = _categories(family, settings)
+        self.rules = frozenset({*(self.categories if family.lists_categories else ()), "unsafe"})
+        self._reported_from = _reported_from(settings)
         self._first = dict(backend.first_tokens([family.unsafe, family.safe]))
         self.template_differs = _template_differs(family, backend, self.categories)
         if self.template_differs:
@@ -66,9 +67,9 @@ class SafetyGuard:
                 verdict = self._ask([*before, Turn(segment.text[start:end], agent)], deadline)
                 top = max(top, verdict.probability)
                 for rule in self._rules_broken(verdict):
-                    message = (
-                        f"judged unsafe by {self._family.title} ({self.categories.get(rule, 'no category named')})"
-                    )
+                    named = self.categories.get(rule, "no category named")
+                    said = "unsafe" if verdict.unsafe else "safe, but not surely"
+                    message = f"judged {said} by {self._family.title} ({named})"
                     findings.append(inspection.finding(rule, verdict.probability, index, start, end, message))
         return Report(tuple(findings), score=top)
 
@@ -76,7 +77,7 @@ class SafetyGuard:
         """By the model's word, or by its probabilities where they say more than its word."""
         if verdict.categories:
             return verdict.categories
-        return ("unsafe",) if verdict.unsafe or verdict.probability >= 0.5 else ()
+        return ("unsafe",) if verdict.unsafe or verdict.probability >= self._reported_from else ()
 
     def _ask(self, turns: Sequence[Turn], deadline: float = math.inf) -> Judgement:
         """Ask about the last turn. Raises `GuardError`; also when the time of the guard is over, so that it stops by itself."""
@@ -141,26 +142,43 @@ def load_backend(settings: SafetySettings) -> PromptBackend:
     return backend
 
 
-def _categories(own: Mapping[str, str], settings: SafetySettings) -> dict[str, str]:
+def _reported_from(settings: SafetySettings) -> float:
+    """The P(unsafe) from which a text is reported that the model calls safe: the lowest that the policy speaks of."""
+    spoken_of = (settings.threshold, settings.flag_threshold, settings.rule("unsafe").threshold)
+    return min(0.5, *(threshold for threshold in spoken_of if threshold is not None))
+
+
+def _categories(family: Family, settings: SafetySettings) -> dict[str, str]:
     """The family's categories and the policy's own, without those that are switched off. Raises `PolicyError`."""
-    chosen = dict(own)
+    chosen = dict(family.categories)
     for key, category in settings.categories.items():
         field = f"guards.safety.categories.{key}"
-        if key not in chosen and category.name is None:
-            problem, mend = (
-                "is not one of the family's, and has no name",
-                f"Give it a `name`, or use one of {', '.join(own)}",
-            )
-            raise PolicyError(field, problem, mend=mend)
+        name = category.name or chosen.get(key)
+        if name is None:
+            mend = f"Give it a `name`, or use one of {', '.join(family.categories)}"
+            raise PolicyError(field, "is not one of the family's, and has no name", mend=mend)
         if not key.isalnum():
             raise PolicyError(field, "is not an id", mend="Use letters and digits, such as X1")
-        if category.name is not None:
-            chosen[key] = f"{category.name}: {category.description}" if category.description else category.name
+        chosen[key] = f"{name}: {category.description}" if category.description else name
         if not category.enabled:
-            chosen.pop(key, None)
+            del chosen[key]
     if not chosen:
         raise PolicyError("guards.safety.categories", "all are switched off", mend="Leave one on, or remove the guard")
+    _check_heads(family, settings, chosen)
     return chosen
+
+
+def _check_heads(family: Family, settings: SafetySettings, categories: Collection[str]) -> None:
+    """Refuse a threshold or action of a category that the model's answers cannot bring about."""
+    for key in categories:
+        head, field = settings.rule(key), f"guards.safety.categories.{key}"
+        if not family.lists_categories and (head.threshold is not None or head.action is not None):
+            problem = f"{family.title} does not say which category is broken, so this one has no threshold or action"
+            raise PolicyError(field, problem, mend="Set those of the guard")
+        if head.threshold is not None and head.threshold < 0.5:
+            problem = "a category is named only in an answer that says unsafe, and that is from 0.5 on"
+            mend = "Use 0.5 or more; the guard's own `threshold` may be lower"
+            raise PolicyError(f"{field}.threshold", problem, mend=mend)
 
 
 def _template_differs(family: Family, backend: PromptBackend, categories: Mapping[str, str]) -> bool:

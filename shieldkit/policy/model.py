@@ -137,7 +137,7 @@ class SafetySettings(GuardSettings):
     family: str = Field("llama-guard-3-8b", description="Which prompt format; see `shieldkit.guards.safety.FAMILIES`.")
     model: Path | None = Field(None, description="A GGUF file, loaded in process. Or give Shield(guard_backend=…).")
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="Digest of the model file.")
-    stages: tuple[Literal["input", "output"], ...] = ("input", "output")
+    stages: Annotated[tuple[Literal["input", "output"], ...], Field(min_length=1)] = ("input", "output")
     categories: Mapping[str, CategorySettings] = Field(default_factory=dict)
     window_tokens: Annotated[int, Field(ge=64, le=100_000)] = 6000
     timeout: Seconds = 60.0

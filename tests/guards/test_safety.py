@@ -81,6 +81,34 @@ def test_each_category_has_its_threshold_and_action(section: str, action: Action
     assert screening.verdicts[0].score == pytest.approx(0.97)
 
 
+@pytest.mark.parametrize(
+    ("section", "action", "found"),
+    [
+        ("{}", Action.ALLOW, 0),
+        ("{threshold: 0.2}", Action.BLOCK, 1),
+        ("{flag_threshold: 0.2}", Action.FLAG, 1),
+        ("{rules: {unsafe: {threshold: 0.2, action: flag}}}", Action.FLAG, 1),
+        ("{threshold: 0.46}", Action.ALLOW, 0),
+    ],
+)
+def test_a_text_that_the_model_calls_safe_is_reported_from_the_lowest_threshold(
+    section: str, action: Action, found: int
+) -> None:
+    model = GuardModel()
+    with shield(model, section) as guarded:
+        model.answer = PromptCompletion("safe", {"uns": math.log(0.45), "saf": math.log(0.55)}, 10, 1)
+        screening = guarded.screen("how to hurt people")
+    assert screening.action is action
+    assert [(f.rule, round(f.score, 2)) for f in screening.findings] == [("unsafe", 0.45)] * found
+
+
+def test_a_category_of_the_family_may_be_described_in_ones_own_words() -> None:
+    model = GuardModel()
+    with shield(model, "{categories: {S1: {description: Anything about wasps}}}") as guarded:
+        guarded.screen("hello")
+    assert "S1: Violent Crimes: Anything about wasps." in model.prompts[-1]
+
+
 def test_a_category_that_is_switched_off_is_not_asked_for_and_ones_own_is() -> None:
     model = GuardModel(category="X1")
     section = "{categories: {S13: {enabled: false}, X1: {name: Fireworks, description: Selling fireworks}}}"
@@ -97,6 +125,10 @@ def test_a_category_that_is_switched_off_is_not_asked_for_and_ones_own_is() -> N
         ("{categories: {X1: {action: flag}}}", "name"),
         ("{categories: {S99: {enabled: false}}}", "name"),
         ("{rules: {S77: {action: flag}}}", "no such rule"),
+        ("{categories: {S1: {threshold: 0.3}}}", r"S1\.threshold.*0\.5"),
+        ("{rules: {S1: {threshold: 0.3}}}", r"S1\.threshold.*0\.5"),
+        ("{family: shieldgemma, categories: {hate: {action: flag}}}", "hate.*which category"),
+        ("{stages: []}", "stages"),
     ],
 )
 def test_a_section_that_cannot_work_is_refused(section: str, said: str) -> None:
