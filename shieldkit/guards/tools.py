@@ -61,7 +61,8 @@ class ToolGuard:
         if allow is not None and not any(matches(call.name, pattern) for pattern in allow):
             yield "not_allowed", "calls a tool that the policy does not allow"
             return
-        if (gate := self._gates.get(call.name)) is not None and not _conforms(gate, call):
+        gates = (gate for pattern, gate in self._gates.items() if matches(call.name, pattern))
+        if not all(_conforms(gate, call) for gate in gates):
             yield "arguments", f"the arguments of {call.name} do not conform to the policy's schema"
         number = self._flow(call.name, origins)
         if number is not None and (flow := self._settings.flows[number]).action in _RULE_OF:

@@ -54,6 +54,7 @@ class Policy(PolicyModel):
         except ValidationError as error:
             raise reading.explain(error, lines, source, model=cls) from None
         _check_actions(policy, source)
+        _check_tools(policy, source)
         for tenant in policy.tenants:
             policy.for_tenant(tenant)
         return policy
@@ -72,6 +73,7 @@ class Policy(PolicyModel):
         except ValidationError as error:
             raise reading.explain(error, {}, source, model=type(self)) from None
         _check_actions(policy, source)
+        _check_tools(policy, source, inherited=self)
         return policy
 
     def sections(self) -> Mapping[str, GuardSettings]:
@@ -103,6 +105,18 @@ def _check_actions(policy: Policy, source: str) -> None:
                 problem = "'approve' is for tool calls, and this guard judges text"
             if problem:
                 raise PolicyError(f"{source}: guards.{name}.{key}", problem, mend="Use block, flag or allow")
+
+
+def _check_tools(policy: Policy, source: str, inherited: Policy | None = None) -> None:
+    """What is said of a tool that `allow` excludes is a slip of the pen; not so what a tenant with a narrower one inherits."""
+    tools = policy.guards.tools
+    if tools is None:
+        return
+    before = set(inherited.guards.tools.named().values()) if inherited and inherited.guards.tools else set()
+    for key, tool in tools.named().items():
+        if tool not in before and tools.excludes(tool):
+            mend = f"`allow` has: {', '.join(tools.allow or ()) or 'nothing'}"
+            raise PolicyError(f"{source}: guards.tools.{key}", "is of no tool that may be called", mend=mend)
 
 
 def _merge(base: Any, override: Any) -> Any:

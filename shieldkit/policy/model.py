@@ -184,17 +184,33 @@ class ToolSettings(GuardSettings):
     allow: tuple[ToolName, ...] | None = Field(
         None, description="The tools that may be called; beginnings of names where they end in `*`. Unset: any."
     )
-    arguments: Mapping[str, Mapping[str, Any]] = Field(
-        default_factory=dict, description="By tool: a JSON Schema that the arguments must conform to."
+    arguments: Mapping[ToolName, Mapping[str, Any]] = Field(
+        default_factory=dict,
+        description="By tool, or beginning of names that ends in `*`: a JSON Schema that the arguments must conform to.",
     )
     flows: tuple[Flow, ...] = Field(
         (), description="For each origin in the conversation the first that fits holds; over all origins the severest."
     )
     approval_timeout: Seconds = Field(300.0, description="How long a person may take to approve; then it is refused.")
 
+    def named(self) -> Mapping[str, str]:
+        """By its place in the section: each tool, or beginning of names, that something is said of beside `allow`."""
+        flows = {f"flows[{number}]": flow.tool for number, flow in enumerate(self.flows)}
+        return {f"arguments.{tool}": tool for tool in self.arguments} | flows
+
+    def excludes(self, tool: str) -> bool:
+        """Whether `allow` has no tool that `tool`, a name or the beginning of names, may mean."""
+        return self.allow is not None and not any(_meet(tool, entry) for entry in self.allow)
+
     def action_for(self, rule: str) -> Action:
         """`approval` and `watched` are what a flow asked for; the others are as the head says."""
         return self.rule(rule).action or {"approval": Action.APPROVE, "watched": Action.FLAG}.get(rule, self.action)
+
+
+def _meet(one: str, other: str) -> bool:
+    """Whether some name fits both."""
+    a, b = one.removesuffix("*"), other.removesuffix("*")
+    return one == other or (one != a and b.startswith(a)) or (other != b and a.startswith(b))
 
 
 class SchemaSettings(GuardSettings):

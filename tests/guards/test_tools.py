@@ -78,6 +78,33 @@ def test_arguments_that_do_not_conform_are_refused(shield: Shield) -> None:
     assert judged(shield, ASK, call("send_email", {"to": "a@example.org"})).allowed
 
 
+def test_a_schema_of_arguments_holds_for_all_tools_whose_names_begin_so() -> None:
+    schemas = """
+        files_*: {type: object, properties: {path: {pattern: "^/tmp/"}}, required: [path]}
+        files_delete: {type: object, required: [force]}
+    """
+    policy = f"name: x\nguards:\n  tools:\n    allow: ['files_*', search]\n    arguments: {schemas}"
+    with Shield(Policy.from_yaml(policy)) as made:
+        for name, arguments, allowed in (
+            ("files_read", '{"path": "/tmp/x"}', True),
+            ("files_read", '{"path": "/etc"}', False),
+            ("files_delete", '{"path": "/tmp/x"}', False),
+            ("files_delete", '{"path": "/etc", "force": true}', False),
+            ("files_delete", '{"path": "/tmp/x", "force": true}', True),
+            ("search", "{}", True),
+        ):
+            assert rule(judged(made, ASK, call(name, arguments))) == ("" if allowed else "tools.arguments")
+
+
+def test_a_tenant_may_allow_less_than_there_are_schemas_for() -> None:
+    head = "name: x\nguards: {tools: {allow: [send, read], arguments: {send: {type: object, required: [to]}}}}\n"
+    policy = Policy.from_yaml(head + "tenants: {a: {guards: {tools: {allow: [read]}}}}")
+    with Shield(policy) as made:
+        assert rule(made.screen(call("send"), stage="output", tenant="a")) == "tools.not_allowed"
+    with pytest.raises(PolicyError, match=r"tenants\.a: guards\.tools\.arguments\.sned"):
+        Policy.from_yaml(head + "tenants: {a: {guards: {tools: {arguments: {sned: {}}}}}}")
+
+
 @pytest.mark.parametrize(
     "message",
     [
@@ -240,6 +267,11 @@ def test_nobody_is_asked_about_a_call_that_is_blocked_anyway() -> None:
         ("guards: {tools: {action: redact}}", "redact"),
         ("guards: {markers: {action: approve}}", "approve"),
         ("guards: {tools: {allow: ['a*b']}}", "allow"),
+        ("guards: {tools: {arguments: {'a*b': {}}}}", "arguments"),
+        ("guards: {tools: {allow: [send_email], arguments: {send_mail: {}}}}", "arguments.send_mail.*send_email"),
+        ("guards: {tools: {allow: [files], arguments: {'files_*': {}}}}", "arguments.files_"),
+        ("guards: {tools: {allow: [], arguments: {send: {}}}}", "arguments.send.*nothing"),
+        ("guards: {tools: {allow: [send_email], flows: [{tool: send_mail, action: block}]}}", "flows[0].*send_email"),
     ],
 )
 def test_a_policy_that_cannot_work_is_refused(text: str, field: str) -> None:
