@@ -30,7 +30,7 @@ from shieldkit.guards import BUILDERS, Resources, from_entry_point
 from shieldkit.guards.base import Guard
 from shieldkit.outcome import Action, Reply, Screening, Stage, StreamEvent
 from shieldkit.policy import Policy
-from shieldkit.policy.model import ContextSettings, GuardSettings
+from shieldkit.policy.model import BUILT_IN, ContextSettings, GuardSettings
 from shieldkit.schema import SchemaGate, compile_schema
 from shieldkit.telemetry import Telemetry
 from shieldkit.tools import Approver
@@ -246,7 +246,7 @@ class Shield:
         """The guards of a policy in order. Tenants whose section is the same share a guard, and so its model."""
         sections = dict(policy.sections())
         names = [g.name for g in own]
-        if len(set(names)) != len(names) or any(name in BUILDERS or name in ("budget", "shield") for name in names):
+        if len(set(names)) != len(names) or not BUILT_IN.isdisjoint(names):
             mend = "Give each guard of your own a name that is not a built-in one's"
             raise PolicyError("Shield(guards=…)", "two guards have the same name", mend=mend)
         links = []

@@ -68,6 +68,9 @@ class Policy(PolicyModel):
         source = f"tenants.{tenant}"
         if "tenants" in override:
             raise PolicyError(f"{source}.tenants", "a tenant has no tenants of its own", mend="Remove it")
+        if isinstance(budget := override.get("budget"), Mapping) and "max_accounts" in budget:
+            mend = "Set it in the policy's own `budget`"
+            raise PolicyError(f"{source}.budget.max_accounts", "all tenants share one ledger", mend=mend)
         try:
             policy = type(self).model_validate(merged)
         except ValidationError as error:

@@ -345,6 +345,19 @@ class Guards(Section):
         default_factory=dict, description="Heads for guards of one's own, by the guard's name."
     )
 
+    @model_validator(mode="after")
+    def _distinct(self) -> Guards:
+        for name in self.custom:
+            if name in BUILT_IN:
+                raise ValueError(
+                    f"custom.{name} has a built-in guard's name: rename it, or write `{name}` outside `custom`"
+                )
+        return self
+
+
+BUILT_IN = frozenset({name.removesuffix("_") for name in Guards.model_fields} - {"custom"} | {"budget", "shield"})
+"""Names that no guard of one's own may have."""
+
 
 class PolicyModel(Section):
     """The whole policy, as it stands in the file."""

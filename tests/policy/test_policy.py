@@ -92,6 +92,10 @@ def test_a_tenant_gets_its_parts_and_keeps_the_rest() -> None:
         ("", ["policy"]),
         ("name: x\nguards: {markers: {}}\ntenants: {a: {guards: {markers: {threshold: 3}}}}", ["tenants.a", "threshold"]),
         ("name: x\nguards: {markers: {}}\ntenants: {a: {tenants: {}}}", ["tenants.a.tenants"]),
+        ("name: x\nguards: {markers: {}}\ntenants: {a: {budget: {max_accounts: 1}}}", ["tenants.a.budget.max_accounts"]),
+        ("name: x\nguards: {custom: {markers: {}}}", ["guards", "custom.markers", "built-in"]),
+        ("name: x\nguards: {schema: {}, custom: {schema: {action: allow}}}", ["custom.schema", "built-in"]),
+        ("name: x\nguards: {markers: {}}\ntenants: {a: {guards: {custom: {budget: {}}}}}", ["tenants.a", "custom.budget"]),
         ("name: x\nformat: 2\nguards: {}", ["format", "1"]),
     ],
 )  # fmt: skip
