@@ -126,7 +126,8 @@ class Shield:
 
         At `stage="output"` the whole text is judged as an answer. No budget is used, and no approver asked.
         `since`: the first so many messages are context (judged before, or what an answer answers); only those after
-        them are judged. `only`: the names of the guards to run, of those in the chain; all by default.
+        them are judged. `only`: the names of the guards to run, of those in the chain; all by default. `schema`: what an
+        answer must conform to; raises `ConfigurationError` where no schema gate would hold it against that.
         """
         return drive(self._screening(messages, stage, tenant, schema, since, only), self._lanes)
 
@@ -192,9 +193,11 @@ class Shield:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def guards(self, tenant: str | None = None) -> tuple[str, ...]:
-        """The names of the guards in the chain, in order; in a tenant's own where it has one."""
-        return tuple(link.guard.name for link in self._chain(tenant).links)
+    def guards(self, tenant: str | None = None, stage: Stage | str | None = None) -> tuple[str, ...]:
+        """The names of the guards in the chain, in order; in a tenant's own where it has one. Of one stage, or of both."""
+        return tuple(
+            link.guard.name for link in self._chain(tenant).links if stage is None or stage in link.guard.stages
+        )
 
     def describe(self) -> dict[str, Any]:
         """What is at work: policy, backend, and each guard with its stages and model files. Plain JSON, no secrets."""
@@ -217,9 +220,7 @@ class Shield:
             mend = "Give Shield(policy, backend=…), or use `screen`"
             raise ConfigurationError("backend", "this shield has no model to ask", mend=mend)
         chain = self._chain(principal.tenant if principal is not None else None)
-        if schema is not None and chain.policy.guards.schema_ is None:
-            mend = "Add `schema: {}` to the policy's guards"
-            raise ConfigurationError("schema", "this policy has no schema gate to hold the answer against", mend=mend)
+        _check_gate(schema, chain.policy)
         conversation = Conversation.of(messages)
         backend = allowed_by(chain.policy.routing, self.backend)
         return chain.invoke(conversation, backend, principal, _gate(schema), options or CallOptions(), operation)
@@ -229,13 +230,22 @@ class Shield:
         only: Collection[str] | None,
     ) -> Steps[Screening]:  # fmt: skip
         chain, conversation = self._chain(tenant), Conversation.of(messages)
+        stage = Stage(stage)
         if unknown := set(only or ()) - set(self.guards(tenant)):
             mend = f"In this chain are: {', '.join(self.guards(tenant))}"
             raise ConfigurationError("only", f"no guard is named {sorted(unknown)[0]!r:.60}", mend=mend)
+        here = set(self.guards(tenant, stage))
+        if only is not None and here.isdisjoint(only):
+            mend = f"At this stage are: {', '.join(sorted(here)) or 'none'}"
+            raise ConfigurationError("only", f"none of these guards judges at the stage '{stage}'", mend=mend)
+        _check_gate(schema, chain.policy)
+        if schema is not None and "schema" not in (here if only is None else here.intersection(only)):
+            mend = "Screen with stage='output', and with 'schema' among `only` where that is given"
+            raise ConfigurationError("schema", "the schema gate does not judge here", mend=mend)
         if not 0 <= since <= len(conversation.messages):
             mend = f"Give 0 to {len(conversation.messages)}, the number of messages"
             raise ConfigurationError("since", f"{since} messages were not given", mend=mend)
-        return chain.screen(conversation, Stage(stage), _gate(schema), since, only)
+        return chain.screen(conversation, stage, _gate(schema), since, only)
 
     def _chain(self, tenant: str | None) -> Chain:
         return self._chains.get(tenant) or self._chains[None]
@@ -275,9 +285,20 @@ def _shared(built: dict[tuple[str, str], Guard], name: str) -> Guard:
     return made
 
 
+def _check_gate(schema: Any, policy: Policy) -> None:
+    if schema is not None and policy.guards.schema_ is None:
+        mend = "Add `schema: {}` to the policy's guards"
+        raise ConfigurationError("schema", "this policy has no schema gate to hold the answer against", mend=mend)
+
+
 def _check_link(link: Link) -> None:
-    """Refuse what cannot work: a redaction without places, a rule that the guard does not have."""
+    """Refuse what cannot work: a guard that never runs, a redaction without places, a rule that the guard does not have."""
     name, settings = link.guard.name, link.settings
+    if not link.guard.stages or not frozenset(Stage).issuperset(link.guard.stages):
+        problem = "its stages are not one or both of 'input' and 'output', so that it would not run"
+        raise ConfigurationError(
+            f"guard '{name}'", problem, mend="Give it, for example, stages = frozenset({Stage.OUTPUT})"
+        )
     actions = {settings.action, *(r.action for r in settings.rules.values())}
     if Action.REDACT in actions and not getattr(link.guard, "locates", False):
         problem = "'redact' cannot work: this guard does not say exactly where a finding stands"

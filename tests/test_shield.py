@@ -512,6 +512,17 @@ def test_guards_with_clashing_names_are_refused(names: list[str]) -> None:
         Shield(policy(), guards=[word_guard(n) for n in names])
 
 
+@pytest.mark.parametrize("stages", [frozenset(), frozenset({"ouptut"}), frozenset({"input", "ouptut"}), "output", None])
+def test_a_guard_that_would_never_run_is_refused(stages: Any) -> None:
+    class Own:
+        name = "own"
+        check = word_guard().check
+
+    Own.stages = stages  # type: ignore[attr-defined]
+    with pytest.raises(ConfigurationError, match=r"'own'.*stages"):
+        Shield(policy(), guards=[Own()])  # type: ignore[list-item]
+
+
 def test_a_custom_section_without_a_guard_is_refused() -> None:
     with pytest.raises(PolicyError, match="no guard of this name"):
         Shield(policy("guards: {markers: {}, custom: {nobody: {}}}"))
@@ -667,6 +678,28 @@ def test_a_schema_without_a_gate_is_an_error_and_not_ignored() -> None:
         pytest.raises(ConfigurationError, match="schema"),
     ):
         shield.invoke("hello", schema={"type": "integer"})
+
+
+@pytest.mark.parametrize(
+    ("head", "asked", "said"),
+    [
+        ("guards: {markers: {}}", {"stage": "output"}, "no schema gate"),
+        ("guards: {markers: {}, schema: {}}", {}, "does not judge here"),
+        ("guards: {markers: {}, schema: {}}", {"stage": "output", "only": ["markers"]}, "does not judge here"),
+    ],
+)
+def test_a_screening_does_not_ignore_a_schema_either(head: str, asked: dict[str, Any], said: str) -> None:
+    with Shield(policy(head)) as shield, pytest.raises(ConfigurationError, match=said):
+        shield.screen("not json", schema={"type": "integer"}, **asked)
+
+
+@pytest.mark.parametrize(("only", "stage"), [([], "input"), ([], "output"), (["leak"], "input")])
+def test_a_screening_that_no_guard_would_make_is_an_error(only: list[str], stage: str) -> None:
+    with Shield(policy("guards: {markers: {}, leak: {}}")) as shield:
+        with pytest.raises(ConfigurationError, match="only"):
+            shield.screen("x", stage=stage, only=only)
+        assert [v.guard for v in shield.screen("x", only=["markers", "leak"]).verdicts] == ["markers"]
+        assert shield.guards(stage="input") == ("markers",)
 
 
 def test_at_the_output_stage_nothing_is_trusted() -> None:

@@ -199,7 +199,7 @@ class ShieldMiddleware(AgentMiddleware[ShieldState, Any, Any]):
             return ModelResponse(result=[self._ended(refusal)])
         sent = request.override(messages=cast("list[AnyMessage]", read))
         response: ModelResponse[Any] = yield _handled(handler, sent)
-        only = tuple(name for name in self.shield.guards(_tenant()) if name != "tools")
+        only = tuple(name for name in self.shield.guards(_tenant(), Stage.OUTPUT) if name != "tools")
         if not self.screen_output or not only:
             return response
         context = [*([request.system_message] if request.system_message is not None else []), *read]

@@ -68,7 +68,7 @@ class SafetyGuard:
                 top = max(top, verdict.probability)
                 for rule in self._rules_broken(verdict):
                     named = self.categories.get(rule, "no category named")
-                    said = "unsafe" if verdict.unsafe else "safe, but not surely"
+                    said = "unsafe" if verdict.unsafe else "safe, but not surely,"
                     message = f"judged {said} by {self._family.title} ({named})"
                     findings.append(inspection.finding(rule, verdict.probability, index, start, end, message))
         return Report(tuple(findings), score=top)
