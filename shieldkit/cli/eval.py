@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from shieldkit.cli import models
+from shieldkit.cli.arguments import jobs, positive
 from shieldkit.cli.exits import EPILOG, Exit
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def register(commands: Any) -> None:
     rows = subparser(verbs, "rows", "judge a corpus of labelled texts", _ROWS, _ROWS_EXAMPLES + EPILOG)
     rows.add_argument("files", nargs="+", metavar="FILE", help="JSON Lines, plain or .gz, or a folder of them")
     rows.add_argument("--role", choices=_ROLES, help="whose text it is, where a row does not say (user)")
-    rows.add_argument("--limit", type=_positive, metavar="N", help="draw N rows evenly, and judge only those")
+    rows.add_argument("--limit", type=positive, metavar="N", help="draw N rows evenly, and judge only those")
     _common(rows)
     rows.set_defaults(run=run_rows)
 
@@ -115,7 +116,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--out", metavar="FOLDER", help="write report.json, outcomes.csv, heatmap.html and heatmap.png")
     how.add_argument("--with-text", action="store_true", help="put the texts into the files too; else no file has them")
     how.add_argument("--json", action="store_true", help="the report on standard output as JSON, instead of tables")
-    how.add_argument("--jobs", type=_jobs, default=1, metavar="N", help="cases judged at a time, 1 to 64 (1)")
+    how.add_argument("--jobs", type=jobs, default=1, metavar="N", help="cases judged at a time, 1 to 64 (1)")
     how.add_argument("--seed", type=int, default=0, metavar="N", help="chooses rows, places in the haystack, markers")
     how.add_argument("--fail-under", action="append", default=[], metavar="METRIC=N",
                      help="exit code 1 when a metric is lower: caught, held, auc, recall_at_1_percent; "
@@ -125,18 +126,6 @@ def _common(parser: argparse.ArgumentParser) -> None:
 
 
 # -- arguments ---------------------------------------------------------------------------------------------------------
-
-
-def _positive(value: str) -> int:
-    if not value.isdecimal() or not 1 <= int(value) <= 10**9:
-        raise argparse.ArgumentTypeError("must be a number above 0")
-    return int(value)
-
-
-def _jobs(value: str) -> int:
-    if not value.isdecimal() or not 1 <= int(value) <= 64:
-        raise argparse.ArgumentTypeError("must be 1 to 64")
-    return int(value)
 
 
 def _lengths(value: str) -> tuple[int, ...]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shieldkit.cli.exits import EPILOG, Exit
+
+if TYPE_CHECKING:
+    from shieldkit.policy import Policy
 
 _EXAMPLES = """\
 examples:
@@ -81,20 +84,25 @@ def _checked(source: str, *, load: bool) -> dict[str, Any]:
 def run_show(args: argparse.Namespace) -> Exit:
     """Print the policy."""
     from shieldkit.cli.console import print_json
-    from shieldkit.errors import PolicyError
     from shieldkit.policy import Policy
 
     policy = Policy.load(args.source)
-    if args.tenant is not None:
-        if args.tenant not in policy.tenants:
-            known = ", ".join(policy.tenants) or "none"
-            raise PolicyError("tenants", "the policy has nothing of its own for this tenant", mend=f"It has: {known}")
-        policy = policy.for_tenant(args.tenant)
+    check_tenant(policy, args.tenant)
+    policy = policy.for_tenant(args.tenant)
     if args.json:
         print_json(policy.model_dump(mode="json", by_alias=True))
     else:
         sys.stdout.write(policy.to_yaml())
     return Exit.OK
+
+
+def check_tenant(policy: Policy, tenant: str | None) -> None:
+    """Raises `PolicyError` for a tenant that is named and has no part of the policy: it may be a slip of the pen."""
+    from shieldkit.errors import PolicyError
+
+    if tenant is not None and tenant not in policy.tenants:
+        known = ", ".join(policy.tenants) or "none"
+        raise PolicyError("tenants", "the policy has nothing of its own for this tenant", mend=f"It has: {known}")
 
 
 def run_schema(args: argparse.Namespace) -> Exit:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from shieldkit.cli.arguments import jobs, positive
 from shieldkit.cli.exits import EPILOG, Exit
 
 if TYPE_CHECKING:
@@ -61,18 +62,11 @@ def register(commands: Any) -> None:
     parser.add_argument(
         "--fail-on", choices=("block", "flag", "never"), help="what makes the exit code 1 (block; with --jsonl: never)"
     )
-    parser.add_argument("--jobs", type=_jobs, default=min(4, os.cpu_count() or 1), help="rows judged at a time (1-64)")
+    parser.add_argument("--jobs", type=jobs, default=min(4, os.cpu_count() or 1), help="rows judged at a time (1-64)")
     parser.add_argument(
-        "--max-bytes", type=int, default=256 * 2**20, metavar="N", help="largest file that is read (256 MiB)"
+        "--max-bytes", type=positive, default=256 * 2**20, metavar="N", help="largest file that is read (256 MiB)"
     )
     parser.set_defaults(run=run)
-
-
-def _jobs(value: str) -> int:
-    number = int(value)
-    if not 1 <= number <= 64:
-        raise argparse.ArgumentTypeError("must be 1 to 64")
-    return number
 
 
 def run(args: argparse.Namespace) -> Exit:
@@ -87,9 +81,13 @@ def run(args: argparse.Namespace) -> Exit:
         return Exit.USAGE
     args.role = args.role or ("assistant" if args.stage == "output" else "user")
     args.fail_on = args.fail_on or ("never" if args.jsonl else "block")
+    from shieldkit.cli.policy import check_tenant
+    from shieldkit.policy import Policy
     from shieldkit.shield import Shield
 
-    with Shield(args.policy) as shield:
+    policy = Policy.load(args.policy)
+    check_tenant(policy, args.tenant)
+    with Shield(policy) as shield:
         return _rows(shield, args) if args.jsonl else _files(shield, args)
 
 

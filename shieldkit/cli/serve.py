@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from shieldkit.cli import models
+from shieldkit.cli.arguments import positive
 from shieldkit.cli.exits import EPILOG, Exit
 
 _ABOUT = """\
@@ -48,9 +49,9 @@ def register(commands: Any) -> None:
                         help="without --keys: trust the system messages of clients, as a key's may_instruct does")  # fmt: skip
     limits = parser.add_argument_group("limits")
     limits.add_argument(
-        "--max-body", type=int, default=8, metavar="MIB", help="larger bodies are a 413 (default: %(default)s)"
+        "--max-body", type=positive, default=8, metavar="MIB", help="larger bodies are a 413 (default: %(default)s)"
     )
-    limits.add_argument("--max-in-flight", type=int, default=512, metavar="N",
+    limits.add_argument("--max-in-flight", type=positive, default=512, metavar="N",
                         help="more requests at a time are a 503 (default: %(default)s)")  # fmt: skip
     limits.add_argument("--drain", type=float, default=30.0, metavar="S",
                         help="seconds that calls have to finish in at the end (default: %(default)s)")  # fmt: skip

@@ -295,8 +295,13 @@ def test_doctor_finds_what_is_broken(shieldkit: Command, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "argv", [(), ("nonsense",), ("screen",), ("screen", "--jsonl", "x"), ("screen", "--jobs", "0", "-")]
-)
+    "argv",
+    [
+        (), ("nonsense",), ("screen",), ("screen", "--jsonl", "x"), ("screen", "--jobs", "0", "-"),
+        ("screen", "--max-bytes", "-5", "-"), ("screen", "--max-bytes", "0", "-"), ("serve", "--max-body", "-1"),
+        ("screen", "--tenant", "amce", "--policy", "policy.yaml", "-"),
+    ],
+)  # fmt: skip
 def test_wrong_arguments_are_a_usage_error(shieldkit: Command, argv: tuple[str, ...]) -> None:
     code, out, err = shieldkit(*argv)
     assert (code, out) == (Exit.USAGE, "")
