@@ -20,6 +20,7 @@ from shieldkit.cli.exits import EPILOG, Exit
 
 if TYPE_CHECKING:
     from shieldkit.policy import Policy
+    from shieldkit.policy.model import GuardSettings
 
 _EXTRAS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "llama": (("llama-cpp-python", "Jinja2"), "models and guard models in this process, by llama.cpp"),
@@ -43,8 +44,8 @@ _GUARDS: Mapping[str, Mapping[str, Any]] = {
 _DESCRIPTION = """\
 Say what is installed, which models are loaded and verified, and what works offline.
 
-Builds every guard of the policy, and beside them the built-in guards that need no weights of your own: reads their
-data and model files, checks the digests, and runs their self-tests. Downloads nothing, asks no server.
+Builds every guard of the policy and of its tenants, and beside them the built-in guards that need no weights of your
+own: reads their data and model files, checks the digests, and runs their self-tests. Downloads nothing, asks no server.
 A missing extra is no fault. What is installed and does not work is: the exit code is then 2.
 """
 
@@ -80,12 +81,12 @@ def examine(source: str) -> dict[str, Any]:
     extras = [_extra(name, *row) for name, row in _EXTRAS.items()]
     installed = {row["extra"] for row in extras if row["installed"]}
     guards = [*_policy_guards(policy, installed), *_other_guards(policy, installed)]
-    model = _demo_model()
+    model, engine = _demo_model(), _llama_cpp() if "llama" in installed else None
     return {
-        "ok": not any(row["state"] == "broken" for row in [*guards, model]),
+        "ok": not any(row["state"] == "broken" for row in (*guards, model, engine) if row is not None),
         "shieldkit": __version__, "python": platform.python_version(), "platform": platform.platform(),
         "policy": f"{policy.name}@{policy.version}", "extras": extras, "guards": guards,
-        "llama_cpp": _llama_cpp() if "llama" in installed else None, "demo_model": model,
+        "llama_cpp": engine, "demo_model": model,
     }  # fmt: skip
 
 
@@ -131,21 +132,32 @@ def _demo_model() -> dict[str, Any]:
 
 
 def _policy_guards(policy: Policy, installed: set[str]) -> list[dict[str, Any]]:
-    from shieldkit.guards import BUILDERS, Resources, from_entry_point
+    """The guards of the policy, and those of each tenant whose section is another."""
+    own = policy.sections()
+    sections = [(None, name, settings) for name, settings in own.items()]
+    for tenant in policy.tenants:
+        theirs = policy.for_tenant(tenant).sections()
+        sections += [(tenant, name, settings) for name, settings in theirs.items() if settings != own.get(name)]
+    return [
+        {**_guard(name, settings, installed), "tenant": tenant, "in_policy": True}
+        for tenant, name, settings in sections
+    ]
+
+
+def _guard(name: str, settings: GuardSettings, installed: set[str]) -> dict[str, Any]:
+    """What a policy's section makes. What a program gives its `Shield` is not here to be examined, and so is missing."""
+    from shieldkit.guards import BUILDERS, GROUP, Resources, from_entry_point
     from shieldkit.policy.model import SafetySettings
 
-    rows = []
-    for name, settings in policy.sections().items():
-        make = BUILDERS.get(name)
-        if isinstance(settings, SafetySettings) and settings.model is None:
-            problem = "the policy names no model; Shield(guard_backend=…) must"
-            row: dict[str, Any] = {"guard": name, "state": "missing", "problem": problem}
-        elif make is None:
-            row = _built(name, partial(from_entry_point, name), installed)
-        else:
-            row = _built(name, partial(make, settings, Resources()), installed)
-        rows.append({**row, "in_policy": True})
-    return rows
+    make = BUILDERS.get(name)
+    if isinstance(settings, SafetySettings) and settings.model is None:
+        problem = "the policy names no model; Shield(guard_backend=…) must"
+        return {"guard": name, "state": "missing", "problem": problem}
+    if make is not None:
+        return _built(name, partial(make, settings, Resources()), installed)
+    if not importlib.metadata.entry_points(group=GROUP, name=name):
+        return {"guard": name, "state": "missing", "problem": "no installed package has it; Shield(guards=…) must"}
+    return _built(name, partial(from_entry_point, name), installed)
 
 
 def _other_guards(policy: Policy, installed: set[str]) -> list[dict[str, Any]]:
@@ -197,7 +209,7 @@ def _show(report: Mapping[str, Any]) -> None:
     ]  # fmt: skip
     screen.print(table("Extras", ("extra", "installed", "for", "versions"), extras))
     guards = [
-        (row["guard"], "yes" if row["in_policy"] else "no", row["state"],
+        (_named(row), "yes" if row["in_policy"] else "no", row["state"],
          f"{row['load_s']:.2f} s" if "load_s" in row else "", _about(row))
         for row in report["guards"]
     ]  # fmt: skip
@@ -205,6 +217,10 @@ def _show(report: Mapping[str, Any]) -> None:
     screen.print(table(title, ("guard", "in policy", "state", "start", "about"), guards))
     screen.print(table("Models in this process", ("what", "state", "about"), _models(report)))
     screen.print("All that is installed works." if report["ok"] else "Something that is installed does not work.")
+
+
+def _named(row: Mapping[str, Any]) -> str:
+    return str(row["guard"]) if row["tenant"] is None else f"{row['guard']} ({row['tenant']})"
 
 
 def _about(row: Mapping[str, Any]) -> str:

@@ -73,6 +73,9 @@ def _schema(settings: Any, resources: Resources) -> Guard:
     return SchemaGuard(settings)
 
 
+GROUP = "shieldkit.guards"
+"""The group of entry points under which packages register guards."""
+
 BUILDERS: Mapping[str, Callable[[Any, Resources], Guard]] = {
     "markers": _markers,
     "tools": _tools,
@@ -87,11 +90,11 @@ BUILDERS: Mapping[str, Callable[[Any, Resources], Guard]] = {
 
 def from_entry_point(name: str) -> Guard:
     """The guard that an installed package registers under `name`. Raises `PolicyError`."""
-    for point in entry_points(group="shieldkit.guards", name=name):
+    for point in entry_points(group=GROUP, name=name):
         found = point.load()
         made = found() if isinstance(found, type) else found
         if isinstance(made, Guard):
             return made
         raise PolicyError(f"guards.custom.{name}", "its entry point is not a guard", mend="See 'Writing a guard'")
-    mend = "Pass it as Shield(guards=[…]), or install the package that registers it under 'shieldkit.guards'"
+    mend = f"Pass it as Shield(guards=[…]), or install the package that registers it under '{GROUP}'"
     raise PolicyError(f"guards.custom.{name}", "no guard of this name is known", mend=mend)

@@ -294,6 +294,35 @@ def test_doctor_finds_what_is_broken(shieldkit: Command, tmp_path: Path) -> None
     assert code == (Exit.USAGE if row["state"] == "broken" else Exit.OK)
 
 
+def test_doctor_examines_what_tenants_have_of_their_own(shieldkit: Command, tmp_path: Path) -> None:
+    tenants = "tenants: {a: {guards: {safety: {model: none.gguf}}}, b: {mode: monitor}}"
+    (tmp_path / "tenants.yaml").write_text(f"name: x\nguards: {{markers: {{}}}}\n{tenants}\n")
+    code, out, _ = shieldkit("doctor", "--json", "--policy", "tenants.yaml")
+    report = json.loads(out)
+    assert (code, report["ok"]) == (Exit.USAGE, False)
+    rows = [(r["guard"], r["tenant"], r["state"]) for r in report["guards"] if r["in_policy"]]
+    assert rows == [("markers", None, "ok"), ("safety", "a", "broken")]
+    assert "safety (a)" in shieldkit("doctor", "--policy", "tenants.yaml")[1]
+
+
+def test_doctor_does_not_take_for_broken_what_a_program_brings(shieldkit: Command, tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("name: x\nguards: {markers: {}, custom: {mine: {}}}\n")
+    code, out, _ = shieldkit("doctor", "--json", "--policy", "own.yaml")
+    (row,) = (r for r in json.loads(out)["guards"] if r["guard"] == "mine")
+    assert (code, row["state"]) == (Exit.OK, "missing")
+    assert "Shield(guards=" in row["problem"]
+
+
+def test_doctor_says_that_an_engine_that_cannot_be_loaded_is_broken(
+    shieldkit: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    code, out, _ = shieldkit("doctor", "--json", "--policy", "policy.yaml")
+    report = json.loads(out)
+    assert (report["llama_cpp"] or {}).get("state") in (None, "broken")
+    assert (code, report["ok"]) == ((Exit.OK, True) if report["llama_cpp"] is None else (Exit.USAGE, False))
+
+
 @pytest.mark.parametrize(
     "argv",
     [
