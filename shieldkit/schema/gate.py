@@ -18,6 +18,15 @@ from shieldkit.schema.strict import Limits, NotConforming, Violation, parse
 
 MAX_SCHEMA_BYTES = 1_000_000
 MAX_VIOLATIONS = 16
+_KEYWORDS = frozenset(
+    "$anchor $comment $defs $dynamicAnchor $dynamicRef $id $ref $schema $vocabulary additionalItems additionalProperties allOf "
+    "anyOf const contains contentEncoding contentMediaType contentSchema default definitions dependencies dependentRequired "
+    "dependentSchemas deprecated description else enum examples exclusiveMaximum exclusiveMinimum format if items maxContains "
+    "maxItems maxLength maxProperties maximum minContains minItems minLength minProperties minimum multipleOf not oneOf pattern "
+    "patternProperties prefixItems properties propertyNames readOnly required then title type unevaluatedItems "
+    "unevaluatedProperties uniqueItems writeOnly".split()
+)
+"""Of drafts 4 to 2020-12."""
 
 
 class _Check(Protocol):
@@ -69,9 +78,8 @@ def _from_json_schema(schema: dict[str, Any]) -> SchemaGate:
             schema, pattern_options=jsonschema_rs.RegexOptions(), offline=True, validate_formats=True
         )
     except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError, TypeError) as error:
-        message = str(error).splitlines()[0][:200]
         mend = "Mend the schema: no references outside it, no lookaround or backreferences in patterns"
-        raise ConfigurationError("schema", f"cannot be used: {message}", mend=mend) from None
+        raise ConfigurationError("schema", f"cannot be used: {_unusable(error)}", mend=mend) from None
     names = _property_names(schema)
 
     def check(value: Any, text: str) -> Any:
@@ -86,6 +94,15 @@ def _from_json_schema(schema: dict[str, Any]) -> SchemaGate:
         return value
 
     return SchemaGate(schema, check)
+
+
+def _unusable(error: Exception) -> str:
+    """What is wrong with a schema, and where. A client of a gateway may have sent it, so only JSON Schema's words are told."""
+    path = list(getattr(error, "instance_path", ()))
+    if not path:
+        return "a reference in it, its `$id` or its `$schema` leads nowhere, or it is no schema"
+    keyword = next((part for part in reversed(path) if part in _KEYWORDS), "*")
+    return f"`{keyword}` at {_pointer(path, _KEYWORDS)} has a value that it cannot have"
 
 
 def _from_type(target: Any) -> SchemaGate:

@@ -142,6 +142,27 @@ def test_a_schema_that_cannot_be_held_is_refused_at_once(schema: Any) -> None:
         compile_schema(schema)
 
 
+@pytest.mark.parametrize(
+    ("schema", "said"),
+    [
+        ({"type": SECRET}, "`type` at /type "),
+        ({"properties": {SECRET: {"pattern": "(?=zanzibar)"}}}, "`pattern` at /properties/*/pattern "),
+        ({"patternProperties": {f"(?={SECRET})": {}}}, "`patternProperties` at /patternProperties/* "),
+        ({"allOf": [{"minimum": SECRET}]}, "`minimum` at /allOf/0/minimum "),
+        ({"$ref": f"http://{SECRET}.example/x"}, "reference"),
+        ({"$ref": f"#/$defs/{SECRET}"}, "reference"),
+        ({"$schema": f"http://{SECRET}.example"}, "$schema"),
+        ({"$id": f"::{SECRET}::"}, "$id"),
+        ({SECRET: {1, 2}}, "not JSON"),
+    ],
+)
+def test_what_is_said_of_a_bad_schema_is_json_schemas_words_alone(schema: Any, said: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        compile_schema(schema)
+    assert said in str(caught.value)
+    assert "zanzibar" not in str(caught.value)
+
+
 def test_patterns_are_matched_in_linear_time() -> None:
     gate = compile_schema({"type": "string", "pattern": "^(a+)+$"})
     start = time.perf_counter()
