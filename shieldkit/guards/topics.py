@@ -65,10 +65,11 @@ class TopicGuard:
         return frozenset(Stage) if self._settings.check_output else frozenset({Stage.INPUT})
 
     def reads(self, segment: Segment) -> bool:
-        """The user's words, and the assistant's when `check_output` is set; names and short keys are not words."""
+        """The user's words, and the assistant's when `check_output` is set; its calls, names and short keys are not words."""
         if segment.trusted or (segment.kind in _NAMES and len(segment.text.split(None, _NAME_WORDS)) < _NAME_WORDS):
             return False
-        return segment.role is Role.USER or (self._settings.check_output and segment.role is Role.ASSISTANT)
+        speaks = segment.role is Role.ASSISTANT and segment.kind is not Kind.TOOL_CALL
+        return segment.role is Role.USER or (self._settings.check_output and speaks)
 
     def check(self, inspection: Inspection) -> Report:
         """Judge each segment, with the user's turns before it. What there was no time for is reported as unread."""

@@ -99,6 +99,19 @@ def test_the_answer_is_held_to_the_topic_when_asked() -> None:
     assert (reply.refusal.guard, reply.refusal.stage) == ("topics", Stage.OUTPUT)
 
 
+def test_a_tool_call_is_not_speech_and_what_is_said_beside_it_is() -> None:
+    policy = Policy.from_yaml("name: x\nguards: {topics: {pack: bank, check_output: true}}")
+    call = {"id": "1", "type": "function", "function": {"name": "block_card", "arguments": '{"card": "1"}'}}
+    parts = [{"type": "tool_use", "id": "1", "name": "block_card", "input": {"reason": "the owner has lost it"}}]
+    answers: list[Any] = [
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "assistant", "content": parts},
+        {"role": "assistant", "content": OFF[0], "tool_calls": [call]},
+    ]
+    with Shield(policy, Scripted(*answers)) as shield:
+        assert [shield.invoke(ON[0]).refused for _ in answers] == [False, False, True]
+
+
 def test_a_guard_that_has_no_time_is_closed() -> None:
     policy = Policy.from_yaml("name: x\nguards: {topics: {pack: bank, timeout: 1ms}}")
     with Shield(policy, self_test=False) as shield:
