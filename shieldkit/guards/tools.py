@@ -9,15 +9,16 @@ For each origin in the conversation the first flow that fits tool and origin dec
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from shieldkit.conversation import Conversation, Message
 from shieldkit.errors import ConfigurationError, PolicyError, SelfTestError
 from shieldkit.guards.base import Inspection, Report
 from shieldkit.outcome import Action, Finding, Stage
 from shieldkit.policy.model import Flow, ToolSettings
 from shieldkit.schema import NotConforming, SchemaGate, compile_schema
-from shieldkit.tools import Origin, ToolCall, calls_of, origins_of
-from shieldkit.tools.origins import matches
+from shieldkit.tools import Origin, ToolCall, calls_of
+from shieldkit.tools.origins import Origins, matches
 
 _RULE_OF = {Action.BLOCK: "flow", Action.APPROVE: "approval", Action.FLAG: "watched"}
 
@@ -41,18 +42,18 @@ class ToolGuard:
     def _findings(self, inspection: Inspection) -> Iterator[Finding]:
         conversation = inspection.conversation
         judged = frozenset(inspection.segments)
+        origins, flows = Origins(), _Flows(self._settings.flows)
         for number, (message, wire) in enumerate(zip(conversation.messages, conversation.wire(), strict=True)):
-            if judged.isdisjoint(message.segments):
-                continue
-            calls = calls_of(wire, f"messages[{number}]")
-            origins = origins_of(conversation, before=number) if calls else frozenset()
-            for call in calls:
-                index = _segment(inspection, message.segments, call)
-                length = len(conversation.segments[index].text)
-                for rule, reason in self._complaints(call, origins):
-                    yield inspection.finding(rule, 1.0, index, 0, length, reason)
+            if not judged.isdisjoint(message.segments):
+                places = _places(conversation, message)
+                for call in calls_of(wire, f"messages[{number}]"):
+                    index = places.get(call.path, message.segments.start)
+                    length = len(conversation.segments[index].text)
+                    for rule, reason in self._complaints(call, flows, origins.found):
+                        yield inspection.finding(rule, 1.0, index, 0, length, reason)
+            origins.add(conversation, message, wire)
 
-    def _complaints(self, call: ToolCall, origins: Iterable[Origin]) -> Iterator[tuple[str, str]]:
+    def _complaints(self, call: ToolCall, flows: _Flows, origins: Sequence[Origin]) -> Iterator[tuple[str, str]]:
         """Rule and reason of what is wrong with a call. A reason holds the policy's words only."""
         if call.name is None or call.arguments is None:
             yield "malformed", "a tool call that can be read in more than one way, or in none"
@@ -64,34 +65,48 @@ class ToolGuard:
         gates = (gate for pattern, gate in self._gates.items() if matches(call.name, pattern))
         if not all(_conforms(gate, call) for gate in gates):
             yield "arguments", f"the arguments of {call.name} do not conform to the policy's schema"
-        number = self._flow(call.name, origins)
+        number = flows.deciding(call.name, origins)
         if number is not None and (flow := self._settings.flows[number]).action in _RULE_OF:
             yield _RULE_OF[flow.action], f"flows[{number}]: {_told(flow)}"
 
-    def _flow(self, tool: str, origins: Iterable[Origin]) -> int | None:
-        """The number of the flow that decides about a call of `tool`."""
-        flows = self._settings.flows
-        own = [n for n, flow in enumerate(flows) if matches(tool, flow.tool)]
-        found = {n for origin in origins for n in self._deciding(own, origin)} if origins else self._always(own)
-        return max(found, key=lambda n: (flows[n].action.severity, -n), default=None)
+    def self_test(self) -> None:
+        """A call that no reader understands must not pass."""
+        if not any(self._complaints(ToolCall(None, None), _Flows(()), ())):
+            raise SelfTestError("guards.tools", "lets a malformed call pass", mend="Install shieldkit anew")
+
+
+class _Flows:
+    """Which flow decides, while a conversation is read: each origin is held against the flows of a tool once."""
+
+    def __init__(self, flows: Sequence[Flow]) -> None:
+        self._flows = flows
+        self._held: dict[tuple[int, ...], tuple[int, set[int]]] = {}
+
+    def deciding(self, tool: str, origins: Sequence[Origin]) -> int | None:
+        """The number of the flow that decides about a call of `tool`. `origins`, of all before it, grow at their end."""
+        own = tuple(n for n, flow in enumerate(self._flows) if matches(tool, flow.tool))
+        found = self._found(own, origins) if origins else self._always(own)
+        return max(found, key=lambda n: (self._flows[n].action.severity, -n), default=None)
+
+    def _found(self, own: tuple[int, ...], origins: Sequence[Origin]) -> Iterable[int]:
+        seen, found = self._held.get(own, (0, set()))
+        for number in range(seen, len(origins)):
+            found.update(self._fitting(own, origins[number]))
+        self._held[own] = len(origins), found
+        return found
 
     def _always(self, own: Iterable[int]) -> Iterable[int]:
         """The first flow that asks for no origin, for a call with no text before it."""
-        return [n for n in own if not self._settings.flows[n].after][:1]
+        return [n for n in own if not self._flows[n].after][:1]
 
-    def _deciding(self, own: Iterable[int], origin: Origin) -> Iterator[int]:
+    def _fitting(self, own: Iterable[int], origin: Origin) -> Iterator[int]:
         """The first flow that fits; of an origin without a name, every one that may be the first."""
         for n in own:
-            after = self._settings.flows[n].after
+            after = self._flows[n].after
             if not after or any(origin.may_be(entry) for entry in after):
                 yield n
             if not after or any(origin.is_surely(entry) for entry in after):
                 return
-
-    def self_test(self) -> None:
-        """A call that no reader understands must not pass."""
-        if not any(self._complaints(ToolCall(None, None), ())):
-            raise SelfTestError("guards.tools", "lets a malformed call pass", mend="Install shieldkit anew")
 
 
 def _gate(tool: str, schema: object) -> SchemaGate:
@@ -109,11 +124,12 @@ def _conforms(gate: SchemaGate, call: ToolCall) -> bool:
     return True
 
 
-def _segment(inspection: Inspection, own: Iterable[int], call: ToolCall) -> int:
-    """Where a call stands: its first segment, or the message's where it has none."""
-    segments = inspection.conversation.segments
-    indices = tuple(own)
-    return next((i for i in indices if segments[i].path.startswith(call.path)), indices[0])
+def _places(conversation: Conversation, message: Message) -> Mapping[str, int]:
+    """The first segment of each part of a message, by its path: `messages[3].tool_calls[0]`."""
+    places: dict[str, int] = {}
+    for index in message.segments:
+        places.setdefault(".".join(conversation.segments[index].path.split(".", 2)[:2]), index)
+    return places
 
 
 def _told(flow: Flow) -> str:

@@ -7,8 +7,9 @@ action `topic_guard` tells them the judgement, and whatever rails the pack has b
 
 from __future__ import annotations
 
+import bisect
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,9 +77,11 @@ class TopicGuard:
         deadline = time.monotonic() + _SHARE_OF_TIMEOUT * self._settings.timeout
         findings: list[Finding] = []
         unread: dict[int, tuple[Span, ...]] = {}
+        segments = inspection.conversation.segments
+        asked = [i for i, s in enumerate(segments) if s.role is Role.USER and s.kind is Kind.TEXT]
         for index, _ in inspection.texts():
             try:
-                found = self._judged(inspection, index, deadline)
+                found = self._judged(inspection, index, asked, deadline)
             except TimeoutError:
                 unread[index] = ()
             else:
@@ -109,19 +112,17 @@ class TopicGuard:
         """Stop NeMo's thread."""
         self._engine.close()
 
-    def _earlier(self, inspection: Inspection, index: int) -> list[str]:
-        """The user's turns before a segment, oldest first; before an answer, the question it answers is among them."""
-        turns = [
-            inspection.canonical(i).text
-            for i, s in enumerate(inspection.conversation.segments[:index])
-            if s.role is Role.USER and s.kind is Kind.TEXT
-        ]
-        return turns[max(0, len(turns) - self._settings.history_turns) :]
+    def _earlier(self, inspection: Inspection, index: int, asked: Sequence[int]) -> list[str]:
+        """The last of the user's turns before a segment, oldest first; before an answer, its question is among them."""
+        number = bisect.bisect_left(asked, index)
+        last = asked[max(0, number - self._settings.history_turns) : number]
+        return [inspection.canonical(i).text for i in last]
 
-    def _judged(self, inspection: Inspection, index: int, deadline: float) -> Finding | None:
-        """The judgement of one segment, and what the pack's rails make of it."""
+    def _judged(self, inspection: Inspection, index: int, asked: Sequence[int], deadline: float) -> Finding | None:
+        """The judgement of one segment, and what the pack's rails make of it. `asked` are the segments of the user's turns."""
         text = inspection.canonical(index).text
-        score = self._judge.score(text, self._earlier(inspection, index), lambda: time.monotonic() < deadline)
+        earlier = self._earlier(inspection, index, asked)
+        score = self._judge.score(text, earlier, lambda: time.monotonic() < deadline)
         on_topic = score < self._settings.threshold
         left_s = max(_LEAST_S, deadline - time.monotonic())
         stopped = self._engine.run(text, inspection.stage, on_topic=on_topic, timeout_s=left_s)

@@ -6,6 +6,7 @@ A result whose tool cannot be told counts as one of any tool, and a document wit
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from shieldkit.conversation import Conversation, Message, Role
@@ -35,18 +36,30 @@ def matches(name: str, pattern: str) -> bool:
     return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
 
 
-def origins_of(conversation: Conversation, before: int | None = None) -> frozenset[Origin]:
-    """The origins of all text in the messages before number `before`; in all of them by default."""
-    messages = conversation.messages[:before]
-    wires = conversation.wire()[:before]
-    called: dict[str, str] = {}
-    found: set[Origin] = set()
-    for message, wire in zip(messages, wires, strict=True):
+@dataclass(slots=True)
+class Origins:
+    """The origins of a conversation that is read message by message: `found`, each once, in the order of their coming."""
+
+    found: list[Origin] = field(default_factory=list)
+    _known: set[Origin] = field(default_factory=set)
+    _called: dict[str, str] = field(default_factory=dict)
+
+    def add(self, conversation: Conversation, message: Message, wire: Mapping[str, Any]) -> None:
+        """Read the next message; `wire` is its wire form."""
         if message.role is Role.ASSISTANT:
-            called |= {call.id: call.name for call in calls_of(wire) if call.id and call.name}
-        found.update(_own(conversation, message, wire, called))
-        found.update(_parts(wire, called))
-    return frozenset(found)
+            self._called |= {call.id: call.name for call in calls_of(wire) if call.id and call.name}
+        for origin in (*_own(conversation, message, wire, self._called), *_parts(wire, self._called)):
+            if origin not in self._known:
+                self._known.add(origin)
+                self.found.append(origin)
+
+
+def origins_of(conversation: Conversation) -> frozenset[Origin]:
+    """The origins of all text in a conversation."""
+    origins = Origins()
+    for message, wire in zip(conversation.messages, conversation.wire(), strict=True):
+        origins.add(conversation, message, wire)
+    return frozenset(origins.found)
 
 
 def _own(

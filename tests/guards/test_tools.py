@@ -201,6 +201,16 @@ def test_more_text_before_a_call_never_makes_it_more_allowed(
     assert judged(shield, ASK, *flat, *added, MAIL).action.severity >= before.severity
 
 
+def test_a_long_conversation_costs_linear_time() -> None:
+    flows = "[{tool: t, after: ['tool:x*'], action: block}, {tool: 't*', after: [tool], action: allow}]"
+    messages = [m for i in range(1500) for m in (call("t", "{}", f"c{i}"), {**result(f"n{i}")[1], "name": f"n{i}"})]
+    many = {**call("t"), "tool_calls": call("t")["tool_calls"] * 5000}
+    with Shield(Policy.from_yaml(f"name: x\nguards: {{tools: {{timeout: 5m, flows: {flows}}}}}")) as made:
+        start = time.process_time()
+        assert made.screen([*messages, many], stage="output").allowed
+    assert time.process_time() - start < 5
+
+
 def invoke(approver: Any, messages: Any = None, **policy: Any) -> Any:
     backend = Scripted(MAIL)
     with Shield(Policy.from_yaml(POLICY), backend, approver=approver) as made:
