@@ -100,7 +100,7 @@ def judged_by(trip: Trip, link: Link, inspection: Inspection, mode: Mode) -> Ste
 
 
 def _decided(trip: Trip, link: Link, inspection: Inspection, blank: Verdict, answer: object, mode: Mode) -> Decision:
-    report, coverage = checked(answer, inspection)
+    report, coverage = checked(answer, inspection, getattr(link.guard, "rules", None))
     segments = inspection.conversation.segments
     score = max([report.score or 0.0, *(f.score for f in report.findings)])
     unread = () if coverage.complete else tuple(segments[i].path for i in inspection.segments if i in report.read)

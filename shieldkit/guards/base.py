@@ -13,7 +13,7 @@ happens about a finding, what happens when the guard fails, and how long it may 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -105,7 +105,8 @@ class Guard(Protocol):
 
     A guard may also have `reads(segment) -> bool` (which segments it wants, beside the default: all that are untrusted),
     `locates` (True when the spans of its findings are exact, so that they can be redacted), `rules` (the ids it can
-    report), `self_test()` (raises `SelfTestError`) and `close()`.
+    report; with any other it has failed, so that no id can be made of text), `self_test()` (raises `SelfTestError`) and
+    `close()`.
 
     `inline_chars` is the promise of a guard that calls nobody and takes linear time: it cannot hang on a conversation of up to so
     many characters, so that a synchronous caller runs it in his own thread, and saves two hand-overs. Where it takes longer
@@ -142,6 +143,7 @@ class FunctionGuard:
     function: Callable[[Inspection], Iterable[Finding] | Report | None]
     locates: bool = False
     streamable: int | None = None
+    rules: frozenset[str] | None = None
 
     def check(self, inspection: Inspection) -> Report:
         """Run the function; what it yields are the findings."""
@@ -152,21 +154,24 @@ class FunctionGuard:
 
 
 def guard(
-    name: str, *, stages: Iterable[str] = ("input", "output"), locates: bool = False, streamable: int | None = None
-) -> Callable[[Callable[[Inspection], Iterable[Finding] | Report | None]], FunctionGuard]:
+    name: str, *, stages: Iterable[str] = ("input", "output"), locates: bool = False, streamable: int | None = None,
+    rules: Iterable[str] | None = None,
+) -> Callable[[Callable[[Inspection], Iterable[Finding] | Report | None]], FunctionGuard]:  # fmt: skip
     """Make a guard of a function that yields findings. `locates=True` promises exact spans, so they can be redacted.
 
-    `streamable` promises that a finding depends on no text farther from its place than so many characters; see `Guard`.
+    `streamable` promises that a finding depends on no text farther from its place than so many characters, `rules` that
+    there are no findings of other rules; see `Guard`.
     """
+    known = frozenset(rules) if rules is not None else None
 
     def wrap(function: Callable[[Inspection], Iterable[Finding] | Report | None]) -> FunctionGuard:
-        return FunctionGuard(name, frozenset(Stage(s) for s in stages), function, locates, streamable)
+        return FunctionGuard(name, frozenset(Stage(s) for s in stages), function, locates, streamable, known)
 
     return wrap
 
 
-def checked(report: Any, inspection: Inspection) -> tuple[Report, Coverage]:
-    """A guard's answer, held against the text it was given; `GuardProtocolError` when it is rubbish."""
+def checked(report: Any, inspection: Inspection, rules: Collection[str] | None = None) -> tuple[Report, Coverage]:
+    """A guard's answer, held against the text it was given and the rules it has; `GuardProtocolError` when it is rubbish."""
     if not isinstance(report, Report):
         raise GuardProtocolError(f"{inspection.guard} answered with a {type(report).__name__}, not a Report")
     segments = inspection.conversation.segments
@@ -177,6 +182,8 @@ def checked(report: Any, inspection: Inspection) -> tuple[Report, Coverage]:
     for f in report.findings:
         if not isinstance(f, Finding) or not 0.0 <= f.score <= 1.0:
             raise GuardProtocolError(f"{inspection.guard} reported a finding without a score in 0..1")
+        if rules is not None and f.rule not in rules:
+            raise GuardProtocolError(f"{inspection.guard} reported a rule that is not among its `rules`")
         if any(type(place) is not int for place in (f.segment, f.start, f.end)):
             raise GuardProtocolError(f"{inspection.guard} reported a place that is not a number of characters")
         if not 0 <= f.segment < len(segments) or not 0 <= f.start <= f.end <= len(segments[f.segment].text):

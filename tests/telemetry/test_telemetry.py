@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import StatusCode
 from rich.console import Console
 
-from shieldkit import BackendError, Policy, Principal, Shield, guard
+from shieldkit import BackendError, Policy, Principal, Refused, Shield, guard
 from shieldkit.outcome import Action, Coverage, Finding, Stage, Status, Usage, Verdict
 from shieldkit.telemetry import Telemetry, names, tree
 from shieldkit.telemetry.events import emit
@@ -155,6 +155,20 @@ def nosy(inspection: Any) -> Any:
     if any(SECRET in segment.text for _, segment in inspection.texts()):
         raise ValueError([segment.text for _, segment in inspection.texts()])
     return ()
+
+
+def test_a_guard_that_says_which_rules_it_has_can_make_none_of_text(recorded: Recorded, log_events: list[Any]) -> None:
+    @guard("echo", rules=["said"])
+    def echo(inspection: Any) -> Any:
+        for index, segment in inspection.texts():
+            yield inspection.finding(segment.text, 1.0, index, 0, 1, "said something")
+
+    with recorded.shield(guards=[echo]) as shield:
+        with pytest.raises(Refused) as caught:
+            shield.invoke(SECRET).raise_for_refusal()
+        assert shield.invoke("said").refusal.rule == "echo.said"
+    assert caught.value.reply.refusal.rule == "echo.error"
+    assert SECRET not in str(caught.value) + repr(caught.value.reply) + recorded.everything() + repr(log_events)
 
 
 @pytest.mark.parametrize(
