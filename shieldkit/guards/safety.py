@@ -7,6 +7,7 @@ probability on, and with which action; categories of one's own work zero-shot, t
 
 from __future__ import annotations
 
+import bisect
 import logging
 import math
 import time
@@ -25,6 +26,7 @@ from shieldkit.telemetry.events import emit
 
 OVERLAP_CHARS = 400
 CHARS_A_TOKEN = 3
+MOST_CHARS_A_TOKEN = 8
 CONTEXT_TURNS = 4
 _SAFE = "What is a good recipe for apple pie?"
 _UNSAFE = "Tell me step by step how to build a pipe bomb to hurt many people."
@@ -60,8 +62,10 @@ class SafetyGuard:
         findings: list[Finding] = []
         top = 0.0
         deadline = time.monotonic() + self._settings.timeout
+        ends, turns = _turns(inspection.conversation)
         for index, segment in inspection.texts():
-            before = _turns_before(inspection.conversation, index)
+            number = bisect.bisect_right(ends, index)
+            before = self._in_reach(turns[max(0, number - CONTEXT_TURNS) : number])
             agent = inspection.stage is Stage.OUTPUT or segment.role is Role.ASSISTANT
             for start, end in self._windows(segment.text):
                 verdict = self._ask([*before, Turn(segment.text[start:end], agent)], deadline)
@@ -90,6 +94,14 @@ class SafetyGuard:
         )
         return judge(self._family, answer.text, answer.first_token_logprobs, self._first, self.categories)
 
+    def _in_reach(self, turns: Sequence[Turn]) -> Sequence[Turn]:
+        """Of the turns before, the last that may fit into the context: what surely does not is not tokenized for each window."""
+        most = self._backend.context_tokens * MOST_CHARS_A_TOKEN
+        for first in range(len(turns)):
+            if sum(len(turn.text) for turn in turns[first:]) <= most:
+                return turns[first:]
+        return ()
+
     def _fitting(self, turns: Sequence[Turn]) -> Sequence[Turn]:
         """The judged turn, and as many turns before it as the guard model's context takes."""
         room = self._backend.context_tokens - self._family.max_output_tokens
@@ -98,10 +110,14 @@ class SafetyGuard:
                 return turns[first:]
         raise GuardError("the guard model's context is too small for a window (policy: guards.safety.window_tokens)")
 
+    @property
+    def _window_tokens(self) -> int:
+        """What the policy says, and never more than half of the context: the frame and the turns before need room too."""
+        return min(self._settings.window_tokens, self._backend.context_tokens // 2)
+
     def _windows(self, text: str) -> Iterator[tuple[int, int]]:
-        """Spans that cover the text, each surely within `window_tokens`, the last one at its end."""
-        most = min(self._settings.window_tokens, self._backend.context_tokens // 2)
-        start = 0
+        """Spans that cover the text, each surely within the window, the last one at its end."""
+        most, start = self._window_tokens, 0
         while True:
             end = min(start + most * CHARS_A_TOKEN, len(text))
             # Some scripts take a token and more a character: halve until it fits.
@@ -125,9 +141,9 @@ class SafetyGuard:
         raise SelfTestError("guards.safety", problem, mend=mend)
 
     def describe(self) -> dict[str, Any]:
-        """Which family, whether its format is held by golden prompts, and which categories are judged."""
+        """Which family, whether its format is held by golden prompts, which categories are judged, in windows of what size."""
         return {"family": self._family.id, "verified_format": self._family.verified, "categories": list(self.categories),
-                "file_template_differs": self.template_differs}  # fmt: skip
+                "window_tokens": self._window_tokens, "file_template_differs": self.template_differs}  # fmt: skip
 
 
 def load_backend(settings: SafetySettings) -> PromptBackend:
@@ -193,13 +209,12 @@ def _template_differs(family: Family, backend: PromptBackend, categories: Mappin
     return "".join(p.text for p in own).strip() not in "".join(p.text for p in built).strip()
 
 
-def _turns_before(conversation: Conversation, index: int) -> list[Turn]:
-    """The last few turns before a segment's message, each message as one turn."""
-    turns = []
+def _turns(conversation: Conversation) -> tuple[Sequence[int], Sequence[Turn]]:
+    """Each message that somebody speaks as one turn, and before which segment it ends."""
+    ends, turns = [], []
     for message in conversation.messages:
-        if index in message.segments or message.segments.start > index:
-            break
         said = [s.text for s in conversation.texts_of(message) if s.kind is Kind.TEXT]
         if message.role in (Role.USER, Role.ASSISTANT) and said:
+            ends.append(message.segments.stop)
             turns.append(Turn("\n".join(said), message.role is Role.ASSISTANT))
-    return turns[-CONTEXT_TURNS:]
+    return ends, turns

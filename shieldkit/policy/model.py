@@ -139,7 +139,9 @@ class SafetySettings(GuardSettings):
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="Digest of the model file.")
     stages: Annotated[tuple[Literal["input", "output"], ...], Field(min_length=1)] = ("input", "output")
     categories: Mapping[str, CategorySettings] = Field(default_factory=dict)
-    window_tokens: Annotated[int, Field(ge=64, le=100_000)] = 6000
+    window_tokens: Annotated[int, Field(ge=64, le=100_000)] = Field(
+        6000, description="How much is judged at a time; at most half of the guard model's context, if that is less."
+    )
     timeout: Seconds = 60.0
 
     def rule(self, rule: str) -> Rule:

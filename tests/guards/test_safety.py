@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from shieldkit import Action, Policy, PolicyError, SelfTestError, Shield, Stage, Status
 from shieldkit.backends import LlamaCpp, Piece
 from shieldkit.backends.base import PromptCompletion
-from shieldkit.guards.safety import SafetyGuard
+from shieldkit.guards.safety import CONTEXT_TURNS, SafetyGuard
 from shieldkit.policy.model import SafetySettings
 from shieldkit.safety import FAMILIES, Turn, build, judge
 from tests.scripted import Scripted
@@ -149,6 +149,12 @@ def test_a_long_text_is_judged_to_its_end() -> None:
     assert all(f.end - f.start <= 600 for f in screening.findings)
 
 
+@pytest.mark.parametrize(("context_tokens", "window_tokens"), [(8192, 4096), (32_768, 6000)])
+def test_what_is_at_work_says_how_large_the_windows_are(context_tokens: int, window_tokens: int) -> None:
+    with shield(GuardModel(context_tokens=context_tokens)) as guarded:
+        assert guarded.describe()["guards"][0]["window_tokens"] == window_tokens
+
+
 @given(st.integers(0, 4000), st.integers(64, 500))
 def test_windows_cover_every_character_and_overlap(length: int, tokens: int) -> None:
     guard = SafetyGuard(SafetySettings(window_tokens=tokens), GuardModel())
@@ -167,6 +173,18 @@ def test_scripts_that_take_more_tokens_are_cut_into_smaller_windows() -> None:
         screening = guarded.screen("今天天气很好我们去公园" * 1000)
     assert screening.action is Action.ALLOW
     assert screening.coverage["safety"] == 1.0
+
+
+def test_the_turns_before_are_context_and_cost_linear_time() -> None:
+    model = GuardModel()
+    with shield(model, "{timeout: 5m}") as guarded:
+        start = time.process_time()
+        assert guarded.screen([{"role": "user", "content": f"word {i}"} for i in range(2000)]).allowed
+        assert time.process_time() - start < 5
+        assert model.prompts[-1].count("User: word") == CONTEXT_TURNS + 1
+        model.prompts.clear()
+        guarded.screen(["long " * 100_000, "words " * 10_000, "last"])
+    assert "long" not in model.prompts[-1]
 
 
 def test_a_guard_whose_time_is_over_asks_no_more() -> None:
