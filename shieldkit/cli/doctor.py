@@ -134,7 +134,7 @@ def _demo_model() -> dict[str, Any]:
 def _policy_guards(policy: Policy, installed: set[str]) -> list[dict[str, Any]]:
     """The guards of the policy, and those of each tenant whose section is another."""
     own = policy.sections()
-    sections = [(None, name, settings) for name, settings in own.items()]
+    sections: list[tuple[str | None, str, GuardSettings]] = [(None, name, section) for name, section in own.items()]
     for tenant in policy.tenants:
         theirs = policy.for_tenant(tenant).sections()
         sections += [(tenant, name, settings) for name, settings in theirs.items() if settings != own.get(name)]
