@@ -128,11 +128,7 @@ def _wait(step: Step, lanes: Lanes) -> Any:
     future = step.start(lanes)
     try:
         return future.result(timeout=step.timeout_s)
-    except concurrent.futures.TimeoutError:
-        if not future.done():
-            _abandon(step, future)
-        raise
-    except (KeyboardInterrupt, SystemExit):
+    except (TimeoutError, KeyboardInterrupt, SystemExit):
         _abandon(step, future)
         raise
 
