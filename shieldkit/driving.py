@@ -175,7 +175,9 @@ async def arun(chain: Flow[E, T], lanes: Lanes) -> AsyncGenerator[E | Done[T], N
 async def _await(step: Step, lanes: Lanes) -> Any:
     future = step.start(lanes)
     try:
-        return await asyncio.wait_for(asyncio.wrap_future(future), step.timeout_s)
+        # Not `wait_for`: Python 3.11's drops a cancellation that comes together with the result.
+        async with asyncio.timeout(step.timeout_s):
+            return await asyncio.wrap_future(future)
     except TimeoutError:
         _abandon(step, future)
         raise

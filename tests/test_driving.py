@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextvars
 import threading
 import time
@@ -141,6 +142,34 @@ async def test_a_cancelled_caller_closes_the_chain_and_abandons_the_call(lanes: 
     with pytest.raises(asyncio.CancelledError):
         await task
     release.set()
+    assert events == ["abandoned", "closed"]
+
+
+async def test_a_caller_who_is_cancelled_just_when_the_result_comes_is_cancelled(lanes: Lanes) -> None:
+    release, events = threading.Event(), []  # type: ignore[var-annotated]
+    task = asyncio.create_task(adrive(chain(lambda: release.wait(30), events), lanes))
+    await asyncio.sleep(0.05)
+    release.set()
+    time.sleep(0.05)  # the loop is busy while the result comes
+    asyncio.get_running_loop().call_soon(task.cancel)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert events[-1] == "closed"
+
+
+def test_a_call_that_ends_just_when_nobody_waits_any_more_is_told(
+    lanes: Lanes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class EndsJustThen(concurrent.futures.Future[Any]):
+        """What `result` gave up on has ended when anyone looks."""
+
+        def done(self) -> bool:
+            concurrent.futures.wait([self], 5)
+            return super().done()
+
+    monkeypatch.setattr("shieldkit.workers.Future", EndsJustThen)
+    events: list[str] = []
+    assert drive(chain(lambda: time.sleep(0.2), events, 0.05), lanes) == "TimeoutError"
     assert events == ["abandoned", "closed"]
 
 
