@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from shieldkit.backends.base import Completion, CompletionRequest
+from shieldkit.budget import MemoryLedger
 from shieldkit.conversation import Conversation
 
 Answer = str | Mapping[str, Any] | Exception | Callable[[CompletionRequest], Any]
@@ -92,6 +93,14 @@ class Streamed(Scripted):
         *_, last = self.stream(request)
         assert isinstance(last, Completion)
         return last
+
+
+def settled(ledger: MemoryLedger) -> bool:
+    """Whether nothing is held any more, within a second: a model that was left settles when it has stopped."""
+    until = time.monotonic() + 1.0
+    while ledger._holds and time.monotonic() < until:
+        time.sleep(0.005)
+    return not ledger._holds
 
 
 def cut(text: str, places: Sequence[int]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,13 +30,14 @@ from shieldkit import (
     Span,
     Stage,
     Status,
+    Usage,
     guard,
 )
-from shieldkit.backends.base import Completion
+from shieldkit.backends.base import Completion, CompletionRequest
 from shieldkit.budget import MemoryLedger
 from shieldkit.errors import BackendTimeout, LedgerError
 from shieldkit.guards.base import FunctionGuard
-from tests.scripted import Scripted, hang
+from tests.scripted import Scripted, hang, settled
 
 SECRET = "zanzibar-pelican"
 
@@ -449,28 +451,63 @@ async def test_a_failing_backend_is_a_typed_error_and_its_reservation_is_release
 
 @MODES
 async def test_a_hanging_backend_ends_within_the_deadline(mode: str) -> None:
-    backend = Scripted(hang)
-    with Shield(policy(model="{timeout: 100ms}", budget=LIMITS), backend) as shield:
+    with Shield(policy(model="{timeout: 100ms}"), Scripted(hang)) as shield:
         start = time.monotonic()
         with pytest.raises(BackendTimeout):
-            await run(shield, mode, "hello", principal=Principal(user="u"))
+            await run(shield, mode, "hello")
         assert time.monotonic() - start < 3
-        backend.answers = ["fine"]
-        assert (await run(shield, mode, "hello", principal=Principal(user="u"))).text == "fine"
 
 
-async def test_a_cancelled_caller_stops_the_model_and_frees_the_reservation() -> None:
-    backend = Scripted(hang)
-    with Shield(policy(budget=LIMITS), backend) as shield:
-        task = asyncio.create_task(shield.ainvoke("hello", principal=Principal(user="u")))
+async def test_a_cancelled_caller_stops_the_model_and_pays_for_what_it_did_when_it_has_stopped() -> None:
+    backend, ledger, who = Scripted(hang), MemoryLedger(), Principal(user="u")
+    with Shield(policy(budget=LIMITS), backend, ledger=ledger) as shield:
+        task = asyncio.create_task(shield.ainvoke("hello", principal=who))
         while not backend.requests:
             await asyncio.sleep(0.005)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         assert backend.requests[0].cancelled.is_set()
+        assert ledger.used(who.account("user"), 3600) == Usage(1, 1024)
+        assert (await shield.ainvoke("hello", principal=who)).refused
+        assert settled(ledger)
+        assert ledger.used(who.account("user"), 3600) == Usage(1, 4)
         backend.answers = ["fine"]
-        assert (await shield.ainvoke("hello", principal=Principal(user="u"))).text == "fine"
+        assert (await shield.ainvoke("hello", principal=who)).text == "fine"
+
+
+@pytest.mark.parametrize("how", ["cancelled", "late", "late by its own word"])
+@pytest.mark.parametrize("counts", [True, False])
+async def test_nobody_works_a_model_for_nothing_by_leaving(how: str, counts: bool) -> None:
+    """However often: what the model has worked on stays within the limit."""
+    worked = 0
+
+    def works(request: CompletionRequest) -> Any:
+        nonlocal worked
+        worked += 500
+        if counts:
+            request.progress.input_tokens, request.progress.output_tokens = 500, 3
+        while how != "late by its own word" and not request.expired():
+            time.sleep(0.005)
+        raise BackendTimeout("no answer within the deadline")
+
+    prompt = " ".join(str(n) for n in range(500))
+    timeout = "10s" if how == "cancelled" else "30ms"
+    settings = policy(model=f"{{timeout: {timeout}}}", context="{max_output_tokens: 60}", budget=LIMITS)
+    ledger, backend, who = MemoryLedger(), Scripted(works), Principal(user="u")
+    with Shield(settings, backend, ledger=ledger) as shield:
+        for call in range(5):
+            task = asyncio.create_task(shield.ainvoke(prompt, principal=who))
+            while how == "cancelled" and len(backend.requests) == call and not task.done():
+                await asyncio.sleep(0.005)
+            if how == "cancelled":
+                task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, BackendTimeout):
+                await task
+            assert settled(ledger)
+        used = ledger.used(who.account("user"), 3600)
+    assert worked == used.input_tokens <= 1000
+    assert used == (Usage(1000, 6) if counts else Usage(500, 60))
 
 
 def test_a_budget_holds_over_threads() -> None:

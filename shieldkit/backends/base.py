@@ -10,16 +10,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 from shieldkit.conversation import Conversation, Trust
-from shieldkit.errors import InvalidConversation
+from shieldkit.errors import BackendTimeout, InvalidConversation
+from shieldkit.outcome import Usage
 from shieldkit.tool_definitions import name_of
 
 MAX_STOPS, MAX_STOP_CHARS = 16, 256
 ToolChoice: TypeAlias = "str | Mapping[str, Any] | None"
 _CHOICES = ("auto", "none", "required")
+_LATE = (TimeoutError, BackendTimeout, GeneratorExit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +78,23 @@ def _check(holds: bool, field_name: str, problem: str) -> None:
 
 @dataclass(slots=True)
 class Progress:
-    """How many tokens have been generated so far, by a backend that counts them as they come; None where it does not.
+    """How many tokens have been read and generated so far, by a backend that counts them as they come; None where it does not.
 
-    What is charged for an answer that was cut off.
+    What is charged for an answer that was cut off. `most_output_tokens` is for whoever reads a stream of a backend that does
+    not count: no fewer than what has come of it.
     """
 
     input_tokens: int | None = None
     output_tokens: int | None = None
+    most_output_tokens: int | None = None
+
+    def used(self, otherwise: Usage) -> Usage:
+        """What was counted; `otherwise`, where nobody did."""
+        written = self.most_output_tokens if self.output_tokens is None else self.output_tokens
+        return Usage(
+            otherwise.input_tokens if self.input_tokens is None else self.input_tokens,
+            otherwise.output_tokens if written is None else written,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +124,15 @@ class CompletionRequest:
     def expired(self) -> bool:
         """Whether generating should stop now."""
         return self.cancelled.is_set() or time.monotonic() >= self.deadline
+
+    def used(self, most: Usage, error: BaseException | None = None) -> Usage:
+        """What a call that gave no answer has used, or is using, at the most: `most`, where nobody counts.
+
+        With an `error` of its own, in time and before anything came of the answer, it has not worked: nothing.
+        """
+        left = error is None or isinstance(error, _LATE) or self.expired()
+        used = self.progress.used(most if left else replace(most, output_tokens=0))
+        return used if left or used.output_tokens else Usage()
 
 
 @dataclass(frozen=True, slots=True)

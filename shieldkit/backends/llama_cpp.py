@@ -283,6 +283,7 @@ class LlamaCpp:
         ids = self.prompt_ids(request.conversation)
         grammar = self._grammar(request.schema)
         bits: list[str] = []
+        request.progress.input_tokens = request.progress.output_tokens = 0  # while it waits for its turn
         with self._turn(request.deadline, request.expired):
             self._fits(len(ids), request.max_output_tokens)
             answer = self._generate(ids, request, grammar)

@@ -241,14 +241,15 @@ class Router:
         if not breaker.admit():
             raise _NotTaken("circuit_open")
         reservation: Reservation | None = None
-        used: Usage | None = None
+        most = used = Usage()
         try:
             room = min(route.context_tokens, way.context_tokens or route.context_tokens)
             tokens = route.backend.count_tokens(request.conversation, room)
             if tokens + request.max_output_tokens > room:
                 raise _NotTaken("context")
-            reservation = self._reserve(route, Usage(tokens, request.max_output_tokens))
-            request.progress.input_tokens = request.progress.output_tokens = None
+            most = Usage(tokens, request.max_output_tokens)
+            reservation = self._reserve(route, most)
+            request.progress.input_tokens = request.progress.output_tokens = request.progress.most_output_tokens = None
             if route.timeout_s is not None:
                 request = replace(request, deadline=min(request.deadline, time.monotonic() + route.timeout_s))
             completion = yield from _bits(route.backend, request, way.streams)
@@ -258,8 +259,7 @@ class Router:
                 not isinstance(error, _NotTaken) and tells_of_the_server(error) and not request.cancelled.is_set()
             )
             (breaker.failed if said_something else breaker.withdrawn)()
-            if request.progress.output_tokens:
-                used = Usage(request.progress.input_tokens or 0, request.progress.output_tokens)
+            used = request.used(most, error)
             raise
         else:
             breaker.succeeded()
@@ -286,17 +286,14 @@ class Router:
             raise _NotTaken("budget")
         return outcome
 
-    def _end(self, reservation: Reservation, used: Usage | None) -> None:
-        """Settle with what was used, or give it back. A ledger that fails here keeps what it holds: that is safe."""
+    def _end(self, reservation: Reservation, used: Usage) -> None:
+        """Settle with what was used. A ledger that fails here keeps what it holds: that is safe."""
         held = reservation.charges[0]
         try:
-            if used is None:
-                self._ledger.release(reservation)
-            else:
-                self._ledger.settle(reservation, Usage(
-                    used.input_tokens if _is_count(used.input_tokens) else held.input_tokens,
-                    used.output_tokens if _is_count(used.output_tokens) else held.output_tokens,
-                ))  # fmt: skip
+            self._ledger.settle(reservation, Usage(
+                used.input_tokens if _is_count(used.input_tokens) else held.input_tokens,
+                used.output_tokens if _is_count(used.output_tokens) else held.output_tokens,
+            ))  # fmt: skip
         except Exception as error:
             emit(logging.WARNING, "reservation_kept", error=type(error).__name__)
 

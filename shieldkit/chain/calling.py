@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from opentelemetry import context as otel_context
 
 from shieldkit.backends.base import Backend, CallOptions, Completion, CompletionRequest
+from shieldkit.chain.metering import Meter
 from shieldkit.chain.trip import Trip
 from shieldkit.conversation import Conversation
 from shieldkit.driving import Call, Steps
@@ -36,12 +38,12 @@ def asked(
 
 
 def complete(
-    trip: Trip, policy: Policy, backend: Backend, sent: Conversation, schema: Mapping[str, Any] | None,
-    options: CallOptions,
-) -> Steps[Completion]:  # fmt: skip
+    trip: Trip, meter: Meter, sent: Conversation, schema: Mapping[str, Any] | None, options: CallOptions
+) -> Steps[Completion]:
     """Ask the model. Raises `BackendError` and its kin, and nothing else that a backend could think of."""
+    policy, backend = meter.policy, meter.backend
     request = asked(policy, sent, schema, options)
-    with turn(trip, policy, backend) as span:
+    with turn(trip, policy, backend) as span, meter.working(request) as work:
 
         def call() -> Completion:
             token = otel_context.attach(span.context)
@@ -50,7 +52,8 @@ def complete(
             finally:
                 otel_context.detach(token)
 
-        completion = checked(backend, (yield Call(call, policy.model.timeout, "model", request.cancelled.set)))
+        answer = yield Call(partial(work.run, call), policy.model.timeout, "model", work.leave)
+        completion = checked(backend, answer)
         span.end(Usage(completion.input_tokens, completion.output_tokens), completion.finish_reason, completion.route)
     return completion
 

@@ -114,10 +114,8 @@ class Chain:
         schema = gate.json_schema if gate is not None and (section is None or section.constrain) else None
         asks_left = section.reasks if section is not None else 0
         while True:
-            completion = yield from complete(trip, self.policy, meter.backend, sent, schema, options)
-            usage = Usage(completion.input_tokens, completion.output_tokens)
-            meter.settle(usage)
-            trip.usage += usage
+            completion = yield from complete(trip, meter, sent, schema, options)
+            trip.usage += Usage(completion.input_tokens, completion.output_tokens)
             first = len(trip.verdicts)
             passed = yield from self._judged(trip, conversation, completion)
             cause = trip.cause
@@ -145,9 +143,9 @@ class Chain:
         backend = meter.backend
         assert can_stream(backend)
         request = asked(self.policy, sent, None, options)
-        with turn(trip, self.policy, backend) as span:
-            pump = Pump(backend, request, span.context)
-            completion: Completion | None = None
+        completion: Completion | None = None
+        with turn(trip, self.policy, backend) as span, meter.working(request) as work:
+            pump = Pump(backend, request, span.context, work)
             try:
                 cut_off = yield from self._released(trip, pump, conversation, request)
                 if cut_off:
@@ -160,17 +158,11 @@ class Chain:
                     raise
             finally:
                 pump.stop()
-                if completion is not None:
-                    usage = Usage(completion.input_tokens, completion.output_tokens)
-                else:
-                    usage = pump.used(meter.input_tokens)
-                if completion is not None or pump.began:
-                    meter.settle(usage)
-                    trip.usage += usage
+            trip.usage += work.used
             if completion is not None:
-                span.end(usage, completion.finish_reason, completion.route)
+                span.end(work.used, completion.finish_reason, completion.route)
             else:
-                span.end(usage, "content_filter")
+                span.end(work.used, "content_filter")
         if completion is None:
             return self._reply(trip, backend)
         passed = yield from self._judged(trip, conversation, completion)

@@ -1,16 +1,21 @@
-"""Count, reserve, settle, release. What goes wrong here is always closed: no count, no call."""
+"""Count, reserve, settle, release. What goes wrong here is always closed: no count, no call.
+
+What is held for a call of the model is held until the model has stopped, whoever has left by then, and then settled: giving
+back what a model works on would let anyone who leaves in time work it for nothing.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
-from shieldkit.backends.base import Backend
+from shieldkit.backends.base import Backend, Completion, CompletionRequest
 from shieldkit.budget import Admission, Budget, Principal, Reservation
 from shieldkit.chain.trip import Trip
 from shieldkit.conversation import Conversation
@@ -22,12 +27,14 @@ from shieldkit.policy.decision import failed
 from shieldkit.policy.model import GuardSettings
 from shieldkit.telemetry.events import emit
 
+T = TypeVar("T")
+
 _CLOSED = GuardSettings()
 
 
 @dataclass(slots=True)
 class Meter:
-    """The reservation of one request. `open()` makes sure that none outlives it."""
+    """The reservation of one request. `open()` makes sure that none outlives it, but for a model that is still at work."""
 
     policy: Policy
     budget: Budget
@@ -72,12 +79,15 @@ class Meter:
             verdict = replace(verdict, rule=f"budget.{rule}" if rule else "")
         trip.note(verdict, start_ns, time.time_ns())
 
-    def settle(self, usage: Usage) -> None:
-        """Put the real counts in place of what was reserved."""
+    @contextmanager
+    def working(self, request: CompletionRequest) -> Iterator[Work]:
+        """A call of the model, which takes over what is reserved. Settled at the end of this, or when the model has stopped."""
         reservation, self.reservation = self.reservation, None
-        if reservation is not None:
-            with _kept_on_failure():
-                self.budget.settle(reservation, usage)
+        work = Work(self.budget, reservation, request, Usage(self.input_tokens, request.max_output_tokens))
+        try:
+            yield work
+        finally:
+            work.leave()
 
     def release(self) -> None:
         """Give back what was reserved. Harmless when nothing is."""
@@ -85,6 +95,70 @@ class Meter:
         if reservation is not None:
             with _kept_on_failure():
                 self.budget.release(reservation)
+
+
+class Work:
+    """The model at work on a request, and what is held for it. Settled once, by whoever comes last: worker or caller.
+
+    With an answer, its counts are what was used. Where the caller left or the time was over, it is what was counted on the
+    way, or else all that was held. What never began, or failed by itself before anything came, is given back.
+    """
+
+    def __init__(
+        self, budget: Budget, reservation: Reservation | None, request: CompletionRequest, most: Usage
+    ) -> None:
+        self._budget, self._reservation, self._request, self._most = budget, reservation, request, most
+        self._lock = threading.Lock()
+        self._began = self._left = False
+        self._used: Usage | None = None
+
+    def run(self, answer: Callable[[], T]) -> T:
+        """Let the model work, in a worker. Raises `BackendError` where nobody waits for it any more."""
+        with self._lock:
+            if self._left:
+                raise BackendError("the caller is gone")
+            self._began = True
+        used = self._most
+        try:
+            given = answer()
+            used = _counted(given) or self._request.used(self._most, BackendError())
+            return given
+        except BaseException as error:
+            used = self._request.used(self._most, error)
+            raise
+        finally:
+            with self._lock:
+                self._used, alone = used, self._left
+            if alone:
+                self._settle(used)
+
+    @property
+    def used(self) -> Usage:
+        """What was used so far, at the most."""
+        with self._lock:
+            return self._used or self._request.used(self._most)
+
+    def leave(self) -> None:
+        """Nobody waits any more: the model is told, and pays when it has stopped. A second time does nothing."""
+        self._request.cancelled.set()
+        with self._lock:
+            again, self._left = self._left, True
+            used = self._used if self._began else Usage()
+        if not again and used is not None:
+            self._settle(used)
+
+    def _settle(self, used: Usage) -> None:
+        if self._reservation is not None:
+            with _kept_on_failure():
+                self._budget.settle(self._reservation, used)
+
+
+def _counted(answer: object) -> Usage | None:
+    """What an answer says that it took, where these are counts."""
+    if not isinstance(answer, Completion):
+        return None
+    counts = answer.input_tokens, answer.output_tokens
+    return Usage(*counts) if all(type(n) is int and n >= 0 for n in counts) else None
 
 
 @contextmanager

@@ -18,9 +18,9 @@ from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 
 from shieldkit.backends.base import Completion, CompletionRequest, StreamingBackend
+from shieldkit.chain.metering import Work
 from shieldkit.driving import Lanes
 from shieldkit.errors import BackendError, BackendTimeout
-from shieldkit.outcome import Usage
 
 MAX_AHEAD_CHARS = 65_536
 MOST_CHARS_A_TOKEN = 128
@@ -29,8 +29,8 @@ MOST_CHARS_A_TOKEN = 128
 class Pump:
     """Draws one answer. Made by the chain, run in a worker, read by the chain."""
 
-    def __init__(self, backend: StreamingBackend, request: CompletionRequest, context: Context) -> None:
-        self._backend, self._request, self._context = backend, request, context
+    def __init__(self, backend: StreamingBackend, request: CompletionRequest, context: Context, work: Work) -> None:
+        self._backend, self._request, self._context, self._work = backend, request, context, work
         self._changed = threading.Condition()
         self._started = False
         self._bits: list[str] = []
@@ -77,20 +77,6 @@ class Pump:
         with self._changed:
             self._changed.notify_all()
 
-    def used(self, input_tokens: int) -> Usage:
-        """What was used so far, at least: what the backend counted, or a bound from what has come."""
-        progress, most = self._request.progress, self._request.max_output_tokens
-        output = progress.output_tokens
-        if output is None:
-            # No common vocabulary needs more than a token for two bytes of text; a bit is at least a token.
-            output = min(most, max(self._bits_seen, self._bytes // 2))
-        return Usage(input_tokens if progress.input_tokens is None else progress.input_tokens, output)
-
-    @property
-    def began(self) -> bool:
-        """Whether the model has generated anything."""
-        return self._total > 0 or bool(self._request.progress.output_tokens)
-
     # -- the worker -------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -99,7 +85,7 @@ class Pump:
         try:
             if self._request.expired():
                 raise BackendTimeout("no worker was free until the deadline")
-            self._draw(self._backend.stream(self._request))
+            self._completion = self._work.run(lambda: self._draw(self._backend.stream(self._request)))
         except Exception as raised:
             odd = isinstance(raised, StopIteration | StopAsyncIteration)
             error = RuntimeError(type(raised).__name__) if odd else raised
@@ -111,16 +97,16 @@ class Pump:
             self._ended, self._error = True, error
             self._tell()
 
-    def _draw(self, answer: Iterator[str | Completion]) -> None:
+    def _draw(self, answer: Iterator[str | Completion]) -> Completion | None:
         try:
             for item in answer:
                 if isinstance(item, Completion):
-                    self._completion = item
-                    return
+                    return item
                 if not isinstance(item, str):
                     raise BackendError(f"{self._backend.name} streamed a {type(item).__name__}")
                 if not self._put(item):
                     raise BackendTimeout("the answer was not read to its end before the deadline")
+            return None
         finally:
             close = getattr(answer, "close", None)
             if close is not None:
@@ -134,6 +120,9 @@ class Pump:
             self._total += len(bit)
             self._bytes += len(bit.encode("utf-8", "replace"))
             self._bits_seen += 1
+            # No common vocabulary needs more than a token for two bytes of text; a bit is at least a token.
+            most = max(self._bits_seen, self._bytes // 2)
+            self._request.progress.most_output_tokens = min(most, self._request.max_output_tokens)
             if self._total > MOST_CHARS_A_TOKEN * self._request.max_output_tokens:
                 raise BackendError(f"{self._backend.name} streams more than it was asked for")
             self._tell()

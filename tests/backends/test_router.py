@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from shieldkit import ConfigurationError, Policy, Principal, Shield
+from shieldkit import ConfigurationError, Policy, Principal, Shield, Usage
 from shieldkit.backends import LlamaCpp, OpenAICompatible, Route, RouteLimit, Router
 from shieldkit.backends.base import Backend, Completion, CompletionRequest, StreamingBackend
 from shieldkit.backends.breaker import Breaker
@@ -444,6 +444,24 @@ def test_what_a_failed_attempt_held_is_given_back_and_a_ledger_that_fails_admits
         assert made.complete(ask()).message["content"] == "2"
     assert not ledger._holds
     assert made.complete(ask()).message["content"] == ("2" if fault == "down" else "fine")
+
+
+@pytest.mark.parametrize("how", ["late", "left"])
+def test_an_attempt_that_is_late_or_left_is_paid_for(how: str) -> None:
+    def works(request: CompletionRequest) -> str:
+        if how == "left":
+            request.cancelled.set()
+        while not request.expired():
+            time.sleep(0.005)
+        raise BackendError("the caller is gone")
+
+    ledger = MemoryLedger()
+    limits = (RouteLimit(3600, total_tokens=100),)
+    made = router(Route(backend(works), name="a", timeout_s=0.05, attempts=1, limits=limits), ledger=ledger)
+    with pytest.raises(BackendError):
+        made.complete(ask())
+    assert not ledger._holds
+    assert ledger.used("route:a", 3600) == Usage(2, 8)
 
 
 # -- streams -------------------------------------------------------------------------------------------------------

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from shieldkit import Inspection, Policy, Principal, Reply, Shield, Stage, StreamEvent, guard
+from shieldkit import Inspection, Policy, Principal, Reply, Shield, Stage, StreamEvent, Usage, guard
 from shieldkit.backends import LlamaCpp
 from shieldkit.backends.base import Completion, CompletionRequest
 from shieldkit.budget import MemoryLedger
 from shieldkit.chain import pumping
 from shieldkit.errors import BackendError, BackendTimeout
 from shieldkit.guards.base import Pending, Report
-from tests.scripted import Scripted, Streamed
+from tests.scripted import Scripted, Streamed, settled
 
 PROSE = (
     "The museum opens at nine, and the tram stops in front of it. Then walk up the hill, past two churches and a well. "
@@ -357,7 +357,7 @@ async def test_a_reader_who_leaves_ends_the_generation_and_pays_for_what_was_gen
                     assert event.text
                     break
         assert backend.left.wait(2)
-        assert not ledger._holds
+        assert settled(ledger)
         charged = spent(ledger)
     assert charged >= 20
     assert backend.given - 5 <= charged <= 3 * backend.given
@@ -385,8 +385,30 @@ async def test_a_cancelled_caller_ends_the_generation_and_the_reservation() -> N
         with pytest.raises(asyncio.CancelledError):
             await task
         assert backend.left.wait(2)
-        assert not ledger._holds
+        assert settled(ledger)
         assert spent(ledger) >= backend.given
+
+
+@pytest.mark.parametrize("counts", [True, False])
+async def test_who_leaves_before_the_first_bit_pays_for_the_prompt(counts: bool) -> None:
+    def thinks(request: CompletionRequest) -> Iterator[str]:
+        if counts:
+            request.progress.input_tokens, request.progress.output_tokens = 300, 0
+        while not request.cancelled.wait(0.01):
+            yield from ()
+        raise BackendTimeout("the caller is gone")
+
+    ledger, backend, prompt = MemoryLedger(), Streamed(thinks), " ".join(str(n) for n in range(300))
+    with Shield(policy(budget=LIMITS), backend, ledger=ledger) as shield:
+        task = asyncio.create_task(events(shield, "async", prompt, principal=Principal(user="u")))
+        while not backend.requests:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert settled(ledger)
+        [key] = list(ledger._accounts)
+        assert ledger.used(*key) == Usage(300, 0 if counts else 1024)
 
 
 def test_a_slow_reader_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -458,6 +480,7 @@ def test_a_real_model_is_free_again_when_its_reader_leaves(smollm2: LlamaCpp) ->
         stream = shield.stream("Count from one to a thousand, in words.", principal=Principal(user="u"))
         assert next(stream).text
         stream.close()  # type: ignore[attr-defined]
+        assert settled(ledger)
         assert 10 <= spent(ledger) < 500
         start = time.monotonic()
         assert shield.invoke("hi", principal=Principal(user="v")).usage.output_tokens
