@@ -112,6 +112,7 @@ class Screen:
             if verdict.status is not Status.RAN or not verdict.coverage.complete:
                 # It may read the whole where it could not read a part. Where `on_error` lets that pass, so does this.
                 self._shut = self._shut or verdict.action.stops
+            if verdict.status is not Status.RAN:
                 continue
             hits += [(span, action) for span, action in self._hits(link, verdict, start)]
             own = yield from self._pending(link, inspection, at - start)
