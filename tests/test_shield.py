@@ -35,6 +35,7 @@ from shieldkit import (
 )
 from shieldkit.backends.base import Completion, CompletionRequest
 from shieldkit.budget import MemoryLedger
+from shieldkit.conversation import Conversation
 from shieldkit.errors import BackendTimeout, LedgerError
 from shieldkit.guards.base import FunctionGuard
 from tests.scripted import Scripted, hang, settled
@@ -626,6 +627,27 @@ def test_content_that_no_guard_can_read_is_not_passed() -> None:
         reply = shield.invoke([message])
         assert not reply.refused
         assert any(v.rule == "shield.unreadable" and v.action is Action.FLAG for v in reply.verdicts)
+
+
+def test_parts_that_cannot_be_read_are_told_in_linear_time() -> None:
+    def asked_s(count: int) -> float:
+        asked = Conversation.of([{"role": "user", "content": [{"type": "image"}]}] * count)
+        start = time.process_time()
+        assert shield.screen(asked).verdicts[0].unread == asked.unreadable
+        return time.process_time() - start
+
+    with Shield(policy(unreadable="allow", body="guards: {leak: {}}")) as shield:
+        asked_s(10)
+        small = min(asked_s(1000) for _ in range(3))
+        assert asked_s(16_000) < 16 * 5 * small
+
+
+@pytest.mark.parametrize("since", [0, 1, 2, 11])
+def test_only_what_is_judged_is_told_as_unreadable(since: int) -> None:
+    messages = [{"role": "user", "content": [{"type": "text", "text": "hi"}, {"type": "image"}]}] * 12
+    with Shield(policy(unreadable="allow", body="guards: {leak: {}}")) as shield:
+        unread = shield.screen(messages, since=since).verdicts[0].unread
+    assert unread == tuple(f"messages[{i}].content[1]" for i in range(since, 12))
 
 
 def test_a_stream_is_one_event_when_all_gates_have_passed() -> None:

@@ -259,8 +259,8 @@ def _is_text(part: Any) -> bool:
 
 def _since(conversation: Conversation, since: int) -> Conversation:
     """The unreadable parts of the messages from number `since` on; the others were judged when they came in."""
-    here = tuple(f"messages[{i}]" for i in range(since, len(conversation.messages)))
-    return replace(conversation, unreadable=tuple(p for p in conversation.unreadable if p.startswith(here)))
+    here = {f"messages[{i}" for i in range(since, len(conversation.messages))}
+    return replace(conversation, unreadable=tuple(p for p in conversation.unreadable if p.partition("]")[0] in here))
 
 
 def _described(backend: Backend, completion: Completion | None) -> Mapping[str, Any]:
