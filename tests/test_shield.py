@@ -450,6 +450,26 @@ async def test_a_failing_backend_is_a_typed_error_and_its_reservation_is_release
         assert (await run(shield, mode, "hello", principal=Principal(user="u"))).text == "fine"
 
 
+@pytest.mark.parametrize("message", [
+    {"content": [{"type": "text"}]}, {"content": [{"type": "text", "text": None}]}, {"content": ["plain"]},
+    {"content": [3]}, {"content": {"type": "text", "text": SECRET}}, {"content": 7}, {"content": SECRET.encode()},
+    {"content": "a", "more": {1: SECRET}}, {"content": "a", "more": object()}, {"content": "a", "more": {SECRET}},
+])  # fmt: skip
+def test_an_answer_that_is_no_message_is_the_backends_error(message: Any) -> None:
+    with Shield(policy(), Scripted(message)) as shield, pytest.raises(BackendError) as caught:
+        shield.invoke("hello")
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(("content", "text"), [
+    (None, ""), ([], ""), ([{"type": "text", "text": "a"}, {"type": "output_text", "text": "b"}], "ab"),
+    ([{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "x"}], "x"),
+])  # fmt: skip
+def test_an_answer_in_parts_is_its_text(content: Any, text: str) -> None:
+    with Shield(policy(), Scripted({"content": content})) as shield:
+        assert shield.invoke("hello").text == text
+
+
 @MODES
 async def test_a_hanging_backend_ends_within_the_deadline(mode: str) -> None:
     with Shield(policy(model="{timeout: 100ms}"), Scripted(hang)) as shield:

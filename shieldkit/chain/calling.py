@@ -77,9 +77,23 @@ def checked(backend: Backend, completion: object) -> Completion:
     """A backend's answer is input: a completion with a message and counts, or `BackendError`."""
     if not isinstance(completion, Completion):
         raise BackendError(f"{backend.name} answered with a {type(completion).__name__}, not a Completion")
-    if not isinstance(completion.message, Mapping):
+    if not isinstance(completion.message, Mapping) or not _is_content(completion.message.get("content")):
         raise BackendError(f"{backend.name} answered with a message that is none")
     for count in (completion.input_tokens, completion.output_tokens):
         if type(count) is not int or count < 0:
             raise BackendError(f"{backend.name} answered with a token count that is none")
     return completion
+
+
+def is_text(part: Any) -> bool:
+    """Whether a part of a message's content is the answer's text."""
+    return (
+        isinstance(part, Mapping) and part.get("type") in ("text", "output_text") and isinstance(part.get("text"), str)
+    )
+
+
+def _is_content(content: object) -> bool:
+    """A text, none (beside tool calls), or parts; a part that calls itself text has one."""
+    if isinstance(content, list | tuple):
+        return all(isinstance(p, Mapping) and (p.get("type") != "text" or is_text(p)) for p in content)
+    return content is None or isinstance(content, str)

@@ -16,7 +16,7 @@ from typing import Any
 
 from shieldkit.backends.base import Backend, CallOptions, Completion, CompletionRequest, can_stream
 from shieldkit.budget import Budget, Principal
-from shieldkit.chain.calling import asked, checked, complete, turn
+from shieldkit.chain.calling import asked, checked, complete, is_text, turn
 from shieldkit.chain.judging import Link, run_guards, unreadable
 from shieldkit.chain.metering import Meter
 from shieldkit.chain.pumping import Pull, Pump
@@ -24,6 +24,7 @@ from shieldkit.chain.streaming import Screen, mismatch, streamable
 from shieldkit.chain.trip import Trip
 from shieldkit.conversation import Conversation, Role
 from shieldkit.driving import Emit, Flow, Steps
+from shieldkit.errors import BackendError, InvalidConversation
 from shieldkit.leak import canary
 from shieldkit.outcome import Refusal, Reply, Screening, Stage, StreamEvent, Usage
 from shieldkit.policy import Policy
@@ -222,7 +223,7 @@ class Chain:
             return Reply(refusal=refusal, finish_reason="content_filter", **common)
         message = passed.wire()[-1]
         content = message["content"]
-        text = content if isinstance(content, str) else "".join(p["text"] for p in content if p.get("type") == "text")
+        text = content if isinstance(content, str) else "".join(p["text"] for p in content if is_text(p))
         return Reply(text=text, data=trip.value, message=message, finish_reason=completion.finish_reason, **common)
 
     @property
@@ -234,27 +235,24 @@ def _answered(conversation: Conversation, completion: Completion) -> Conversatio
     """The conversation with the model's answer at its end.
 
     A server's answer is input: it speaks as the assistant whatever it says of itself, and so is not trusted. Its text is
-    one piece, so that what is judged is what is shown.
+    one piece, so that what is judged is what is shown. Raises `BackendError` for what is no message.
     """
     message: dict[str, Any] = {**completion.message, "role": "assistant"}
     content = message.get("content")
     if isinstance(content, list | tuple) and content:
-        texts = [p["text"] for p in content if _is_text(p)]
-        rest = [p for p in content if not _is_text(p)]
+        texts = [p["text"] for p in content if is_text(p)]
+        rest = [p for p in content if not is_text(p)]
         content = [{"type": "text", "text": "".join(texts)}, *rest] if rest else "".join(texts)
     message["content"] = content if isinstance(content, str | list) else ""
-    return conversation.extend(message)
+    try:
+        return conversation.extend(message)
+    except InvalidConversation:
+        raise BackendError("the model's answer is not a message of JSON") from None
 
 
 def _bits(text: str) -> Completion:
     """What has come of an answer so far, as if it were the answer."""
     return Completion({"role": "assistant", "content": text}, 0, 0)
-
-
-def _is_text(part: Any) -> bool:
-    return (
-        isinstance(part, Mapping) and part.get("type") in ("text", "output_text") and isinstance(part.get("text"), str)
-    )
 
 
 def _since(conversation: Conversation, since: int) -> Conversation:
