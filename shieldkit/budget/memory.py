@@ -12,9 +12,11 @@ one is refused: evicting a live one would forget what it has used.
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 import uuid
+import weakref
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -100,6 +102,7 @@ class MemoryLedger:
         self._holds: dict[str, _Hold] = {}  # in the order in which they lapse
         # No size of the cache's own: it would evict live accounts. `reserve` refuses new ones instead.
         self._accounts: TLRUCache[_Key, _Account] = TLRUCache(maxsize=math.inf, ttu=_dies_s, timer=clock)
+        _all.add(self)
 
     def reserve(self, charges: Sequence[Charge]) -> Reservation | Exceeded:
         """Hold all the charges, or none of them."""
@@ -192,6 +195,19 @@ class MemoryLedger:
                 self._accounts[key] = account
             else:
                 del self._accounts[key]
+
+
+_all: weakref.WeakSet[MemoryLedger] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    """The child goes on with the numbers, and a lock of its own: of its parent's, nobody may be there to release it."""
+    for ledger in list(_all):
+        ledger._lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def _dies_s(_: _Key, account: _Account, now_s: float) -> float:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import random
+import signal
 import threading
 import tracemalloc
 from dataclasses import dataclass, field
@@ -366,6 +368,31 @@ def test_a_closed_ledger_has_forgotten_and_so_admits_nothing() -> None:
     ledger.release(reservation)
     with pytest.raises(LedgerError):
         ledger.reserve([charge(1)])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_process_that_forks_while_the_ledger_is_at_work_has_one_that_answers_and_has_forgotten_nothing() -> None:
+    ledger = MemoryLedger()
+    ledger.settle(reserved(ledger.reserve([charge(60)])), Usage(60, 0))
+    held, let_go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with ledger._lock:
+            held.set()
+            let_go.wait(10)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(10)
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(5)  # a child that waits for ever is ended
+        outcomes = ledger.reserve([charge(50)]), ledger.reserve([charge(40)])
+        os._exit(0 if [type(o) for o in outcomes] == [Exceeded, Reservation] else 1)
+    let_go.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_memory_is_bounded_by_what_is_live() -> None:
