@@ -54,7 +54,7 @@ class Call:
 
     function: Callable[[], Any]
     timeout_s: float
-    lane: Literal["guard", "model", "person"] = "guard"
+    lane: Literal["guard", "count", "model", "person"] = "guard"
     on_abandon: Callable[[], None] | None = None
     inline: bool = False
 

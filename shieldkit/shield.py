@@ -50,6 +50,7 @@ class Shield:
     they stay the caller's to close.
     `guard_backend`: the model that the safety guard asks. `ledger`: where budgets are kept; in this process by default.
     `approver`: is asked about tool calls that the policy wants a person's yes for; without one they are refused.
+    `max_calls`: so many calls of the model run at a time, each in a thread; more wait in line, within `model.timeout`.
     Raises `ConfigurationError` (`PolicyError`, `ModelFileError`, `SelfTestError`) when something cannot work.
     """
 
@@ -70,6 +71,7 @@ class Shield:
         guard_backend: PromptBackend | None = None,
         ledger: Ledger | None = None,
         approver: Approver | None = None,
+        max_calls: int = 32,
         self_test: bool = True,
         tracer_provider: Any = None,
         meter_provider: Any = None,
@@ -81,8 +83,10 @@ class Shield:
         self._own_ledger = None
         if ledger is None:
             ledger = self._own_ledger = MemoryLedger(max_accounts=self.policy.budget.max_accounts)
-        self._lanes = {"guard": Workers("guard", max_threads=32), "model": Workers("model", max_threads=32),
-                       "person": Workers("person", max_threads=32)}  # fmt: skip
+        if type(max_calls) is not int or max_calls < 1:
+            raise ConfigurationError("max_calls", f"{max_calls!r:.60} is not a number of calls", mend="Give 1 or more")
+        sizes = {"guard": 32, "count": 32, "model": max_calls, "person": 32}
+        self._lanes = {lane: Workers(lane, max_threads=size) for lane, size in sizes.items()}
         if backend is not None:
             open_backend(backend, self.policy)
         built: dict[tuple[str, str], Guard] = {}

@@ -36,9 +36,9 @@ from shieldkit import (
 from shieldkit.backends.base import Completion, CompletionRequest
 from shieldkit.budget import MemoryLedger
 from shieldkit.conversation import Conversation
-from shieldkit.errors import BackendTimeout, LedgerError
+from shieldkit.errors import BackendTimeout, LedgerError, Overloaded
 from shieldkit.guards.base import FunctionGuard
-from tests.scripted import Scripted, hang, settled
+from tests.scripted import Scripted, Streamed, hang, settled
 
 SECRET = "zanzibar-pelican"
 
@@ -529,6 +529,73 @@ async def test_nobody_works_a_model_for_nothing_by_leaving(how: str, counts: boo
         used = ledger.used(who.account("user"), 3600)
     assert worked == used.input_tokens <= 1000
     assert used == (Usage(1000, 6) if counts else Usage(500, 60))
+
+
+async def test_a_call_that_no_worker_had_taken_costs_nothing() -> None:
+    backend, ledger, who = Scripted(hang), MemoryLedger(), Principal(user="u")
+    with Shield(policy(budget=LIMITS), backend, ledger=ledger, max_calls=2) as shield:
+        others = [asyncio.create_task(shield.ainvoke("hello", principal=Principal(user=str(i)))) for i in range(2)]
+        while len(backend.requests) < 2:
+            await asyncio.sleep(0.005)
+        task = asyncio.create_task(shield.ainvoke("hello", principal=who))
+        while not ledger.used(who.account("user"), 3600).total_tokens:
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert ledger.used(who.account("user"), 3600) == Usage()
+        for other in others:
+            other.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+    assert len(backend.requests) == 2
+
+
+@MODES
+@pytest.mark.parametrize("stream", [False, True])
+async def test_who_finds_no_free_thread_is_told_that_and_not_that_the_budget_or_the_model_failed(
+    stream: bool, mode: str
+) -> None:
+    ended, backend = threading.Event(), Streamed(["fine"])
+    settings = policy(streaming="{mode: windowed}", model="{timeout: 300ms}")
+    with Shield(settings, backend, max_calls=1) as shield:
+        shield._lanes["model"].submit(lambda: ended.wait(20))
+        with pytest.raises(Overloaded, match="max_calls"):
+            if not stream:
+                await run(shield, mode, "hello")
+            elif mode == "sync":
+                list(shield.stream("hello"))
+            else:
+                _ = [event async for event in shield.astream("hello")]
+        ended.set()
+    assert not backend.requests
+
+
+@pytest.mark.parametrize("calls", [0, -1, 1.5, None, True])
+def test_a_number_of_calls_that_is_none_is_refused(calls: Any) -> None:
+    with pytest.raises(ConfigurationError, match="max_calls"):
+        Shield(policy(), max_calls=calls)
+
+
+def test_so_many_calls_run_at_a_time_and_more_wait_their_turn() -> None:
+    at_once, most, lock = 0, 0, threading.Lock()
+
+    def slow(request: CompletionRequest) -> str:
+        nonlocal at_once, most
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
+        time.sleep(0.1)
+        with lock:
+            at_once -= 1
+        return "fine"
+
+    async def ask() -> list[Reply]:
+        return await asyncio.gather(*(shield.ainvoke("hello") for _ in range(12)))
+
+    with Shield(policy(), Scripted(slow), max_calls=4) as shield:
+        assert [r.text for r in asyncio.run(ask())] == ["fine"] * 12
+    assert most == 4
 
 
 def test_a_budget_holds_over_threads() -> None:

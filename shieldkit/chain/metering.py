@@ -20,7 +20,7 @@ from shieldkit.budget import Admission, Budget, Principal, Reservation
 from shieldkit.chain.trip import Trip
 from shieldkit.conversation import Conversation
 from shieldkit.driving import Call, Steps
-from shieldkit.errors import BackendError
+from shieldkit.errors import BackendError, Overloaded
 from shieldkit.outcome import Action, Coverage, Stage, Status, Usage, Verdict
 from shieldkit.policy import Policy
 from shieldkit.policy.decision import failed
@@ -59,14 +59,14 @@ class Meter:
         blank = Verdict("budget", Stage.INPUT, Status.RAN, Action.BLOCK, Action.BLOCK, Coverage(0, total))
         count = partial(self.backend.count_tokens, sent, limit=self.policy.context.cap)
         try:
-            tokens = yield Call(count, self.policy.budget.timeout, "model")
+            tokens = yield Call(count, self.policy.budget.timeout, "count")
             self.input_tokens = tokens if type(tokens) is int and tokens >= 0 else 0
             reserve = _Reserving(self.budget, self.principal, tokens, self.max_output_tokens)
             admission = yield Call(reserve, self.policy.budget.timeout, on_abandon=reserve.abandon)
         except TimeoutError:
             reason = "counting or reserving tokens took too long"
             verdict = failed(blank, _CLOSED, Status.TIMED_OUT, "timeout", reason, "enforce")
-        except BackendError:
+        except (BackendError, Overloaded):
             raise
         except Exception as error:
             reason = f"tokens could not be counted or reserved ({type(error).__name__})"
@@ -81,11 +81,19 @@ class Meter:
 
     @contextmanager
     def working(self, request: CompletionRequest) -> Iterator[Work]:
-        """A call of the model, which takes over what is reserved. Settled at the end of this, or when the model has stopped."""
+        """A call of the model, which takes over what is reserved. Settled at the end of this, or when the model has stopped.
+
+        Raises `Overloaded` where its time was over before a thread was free for it.
+        """
         reservation, self.reservation = self.reservation, None
         work = Work(self.budget, reservation, request, Usage(self.input_tokens, request.max_output_tokens))
         try:
             yield work
+        except TimeoutError:
+            if not work.began:
+                problem = f"no thread was free for the model within {self.policy.model.timeout:g} s"
+                raise Overloaded(f"{problem} (Shield(max_calls=…), policy: model.timeout)") from None
+            raise
         finally:
             work.leave()
 
@@ -111,6 +119,11 @@ class Work:
         self._lock = threading.Lock()
         self._began = self._left = False
         self._used: Usage | None = None
+
+    @property
+    def began(self) -> bool:
+        """Whether a worker has taken it."""
+        return self._began
 
     def run(self, answer: Callable[[], T]) -> T:
         """Let the model work, in a worker. Raises `BackendError` where nobody waits for it any more."""

@@ -20,7 +20,7 @@ from opentelemetry.context import Context
 from shieldkit.backends.base import Completion, CompletionRequest, StreamingBackend
 from shieldkit.chain.metering import Work
 from shieldkit.driving import Lanes
-from shieldkit.errors import BackendError, BackendTimeout
+from shieldkit.errors import BackendError, BackendTimeout, Overloaded
 
 MAX_AHEAD_CHARS = 65_536
 MOST_CHARS_A_TOKEN = 128
@@ -84,7 +84,7 @@ class Pump:
         error: Exception | None = None
         try:
             if self._request.expired():
-                raise BackendTimeout("no worker was free until the deadline")
+                raise Overloaded("no thread was free for the model until the deadline")
             self._completion = self._work.run(lambda: self._draw(self._backend.stream(self._request)))
         except Exception as raised:
             odd = isinstance(raised, StopIteration | StopAsyncIteration)

@@ -119,7 +119,7 @@ def _serve(args: argparse.Namespace) -> Exit:
     backend = models.named(args)
     ledger = MemoryLedger(max_accounts=policy.budget.max_accounts)
     try:
-        with Shield(policy, backend, ledger=ledger) as shield:
+        with Shield(policy, backend, ledger=ledger, max_calls=args.max_in_flight) as shield:
             model = args.model or backend.model
             settings = Settings(model, args.max_body * 2**20, args.max_in_flight, args.trust_system)
             host, port = listening.getsockname()[:2]
