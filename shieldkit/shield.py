@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import difflib
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -59,7 +59,7 @@ class Shield:
     _chains: dict[str | None, Chain] = field(default_factory=dict, repr=False)
     _lanes: dict[str, Workers] = field(default_factory=dict, repr=False)
     _own_ledger: Ledger | None = field(default=None, repr=False)
-    _owned: list[Any] = field(default_factory=list, repr=False)
+    _owned: dict[tuple[str, str], Guard] = field(default_factory=dict, repr=False)
     _is_view: bool = field(default=False, repr=False)
 
     def __init__(
@@ -78,33 +78,31 @@ class Shield:
     ) -> None:
         self.policy = policy if isinstance(policy, Policy) else Policy.load(policy)
         self.backend = backend
-        self._owned = []
-        self._is_view = False
-        self._own_ledger = None
-        if ledger is None:
-            ledger = self._own_ledger = MemoryLedger(max_accounts=self.policy.budget.max_accounts)
         if type(max_calls) is not int or max_calls < 1:
             raise ConfigurationError("max_calls", f"{max_calls!r:.60} is not a number of calls", mend="Give 1 or more")
         sizes = {"guard": 32, "count": 32, "model": max_calls, "person": 32}
         self._lanes = {lane: Workers(lane, max_threads=size) for lane, size in sizes.items()}
-        if backend is not None:
-            open_backend(backend, self.policy)
-        built: dict[tuple[str, str], Guard] = {}
-        self._chains = {}
-        for tenant in (None, *self.policy.tenants):
-            own = self.policy.for_tenant(tenant)
-            allowed = allowed_by(own.routing, backend) if backend is not None else None
-            links = self._links(own, guards, Resources(allowed, guard_backend), built)
-            context = _capped(own, allowed) if allowed is not None else own.context
-            telemetry = Telemetry(
-                policy=own.name, policy_version=own.version, mode=own.mode,
-                tracer_provider=tracer_provider, meter_provider=meter_provider,
-            )  # fmt: skip
-            self._chains[tenant] = Chain(own, links, Budget(own.budget, context, ledger), telemetry, approver)
-        self._owned = list(built.values())
-        if self_test:
-            for made in (*self._owned, *guards):
-                getattr(made, "self_test", lambda: None)()
+        self._chains, self._owned, self._own_ledger, self._is_view = {}, {}, None, False
+        if ledger is None:
+            ledger = self._own_ledger = MemoryLedger(max_accounts=self.policy.budget.max_accounts)
+        with ExitStack() as undo:
+            undo.callback(self.close)
+            if backend is not None:
+                open_backend(backend, self.policy)
+            for tenant in (None, *self.policy.tenants):
+                own = self.policy.for_tenant(tenant)
+                allowed = allowed_by(own.routing, backend) if backend is not None else None
+                links = self._links(own, guards, Resources(allowed, guard_backend), self._owned)
+                context = _capped(own, allowed) if allowed is not None else own.context
+                telemetry = Telemetry(
+                    policy=own.name, policy_version=own.version, mode=own.mode,
+                    tracer_provider=tracer_provider, meter_provider=meter_provider,
+                )  # fmt: skip
+                self._chains[tenant] = Chain(own, links, Budget(own.budget, context, ledger), telemetry, approver)
+            if self_test:
+                for made in (*self._owned.values(), *guards):
+                    getattr(made, "self_test", lambda: None)()
+            undo.pop_all()
 
     # -- calls ------------------------------------------------------------------------------------------------------
 
@@ -165,15 +163,19 @@ class Shield:
     # -- life -------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Close what the shield made: guards, ledger and worker threads. Backend and ledger of the caller's stay open."""
+        """Close what the shield made: guards, ledger and worker threads. Backend and ledger of the caller's stay open.
+
+        What a guard raises at its close is raised when all the others are closed.
+        """
         if self._is_view:
             return
-        for made in self._owned:
-            getattr(made, "close", lambda: None)()
-        for lane in self._lanes.values():
-            lane.close()
-        if self._own_ledger is not None:
-            self._own_ledger.close()
+        with ExitStack() as closing:
+            if self._own_ledger is not None:
+                closing.callback(self._own_ledger.close)
+            for lane in self._lanes.values():
+                closing.callback(lane.close)
+            for made in self._owned.values():
+                closing.callback(getattr(made, "close", lambda: None))
 
     def with_backend(self, backend: Backend) -> Shield:
         """This shield in front of another model: the same policy, guards, ledger and threads, which stay this one's.
@@ -183,7 +185,7 @@ class Shield:
         """
         open_backend(backend, self.policy)
         made = copy.copy(self)
-        made.backend, made._owned, made._own_ledger, made._is_view = backend, [], None, True
+        made.backend, made._owned, made._own_ledger, made._is_view = backend, {}, None, True
         allowed = {tenant: allowed_by(chain.policy.routing, backend) for tenant, chain in self._chains.items()}
         made._chains = {
             tenant: replace(chain, budget=replace(chain.budget, context=_capped(chain.policy, allowed[tenant])))

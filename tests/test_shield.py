@@ -34,7 +34,7 @@ from shieldkit import (
     guard,
 )
 from shieldkit.backends.base import Completion, CompletionRequest
-from shieldkit.budget import MemoryLedger
+from shieldkit.budget import Charge, MemoryLedger
 from shieldkit.conversation import Conversation
 from shieldkit.errors import BackendTimeout, LedgerError, Overloaded
 from shieldkit.guards.base import FunctionGuard
@@ -682,6 +682,49 @@ def test_a_guard_that_fails_its_self_test_is_refused(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(MarkerGuard, "self_test", broken, raising=False)
     with pytest.raises(SelfTestError):
         Shield(policy())
+
+
+class Closing:
+    """Notes when it is closed, and may fail at it."""
+
+    stages = frozenset(Stage)
+
+    def __init__(self, name: str, closed: list[str], fails: bool = False) -> None:
+        self.name, self.closed, self.fails = name, closed, fails
+
+    def check(self, inspection: Inspection) -> Report:
+        return Report()
+
+    def close(self) -> None:
+        self.closed.append(self.name)
+        if self.fails:
+            raise RuntimeError(f"{self.name} cannot be closed")
+
+
+@pytest.fixture
+def closings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Guards of entry points, `one` (which cannot be closed) and `two`; a list of those that were closed."""
+    closed: list[str] = []
+    made = {"one": lambda: Closing("one", closed, fails=True), "two": lambda: Closing("two", closed)}
+    monkeypatch.setattr("shieldkit.shield.from_entry_point", lambda name: made[name]())
+    return closed
+
+
+def test_a_guard_that_cannot_be_closed_keeps_nothing_else_open(closings: list[str]) -> None:
+    shield = Shield(policy("guards: {custom: {one: {}, two: {}}}"))
+    with pytest.raises(RuntimeError, match="one cannot"):
+        shield.close()
+    assert sorted(closings) == ["one", "two"]
+    with pytest.raises(LedgerError, match="closed"):
+        shield._own_ledger.reserve([Charge("a", 1.0, 1, 1, 9, 9, 9)])  # type: ignore[union-attr]
+    assert shield.screen("hello").refusal is not None
+
+
+def test_a_start_up_that_fails_leaves_nothing_open(closings: list[str]) -> None:
+    with pytest.raises(PolicyError, match="control_tokn"):
+        Shield(policy("guards: {custom: {two: {}}}\n"
+                      "tenants: {t: {guards: {markers: {rules: {control_tokn: {action: flag}}}}}}"))  # fmt: skip
+    assert closings == ["two"]
 
 
 def test_asking_a_shield_without_a_backend_is_an_error() -> None:

@@ -7,6 +7,7 @@ Guards of one's own come as objects (`Shield(guards=[…])`) or from packages th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
@@ -52,7 +53,14 @@ def _topics(settings: Any, resources: Resources) -> Guard:
 def _safety(settings: Any, resources: Resources) -> Guard:
     from shieldkit.guards.safety import SafetyGuard, load_backend
 
-    return SafetyGuard(settings, resources.guard_backend or load_backend(settings))
+    if resources.guard_backend is not None:
+        return SafetyGuard(settings, resources.guard_backend)
+    with ExitStack() as undo:
+        own = load_backend(settings)
+        undo.callback(own.close)
+        made = SafetyGuard(settings, own, close=own.close)
+        undo.pop_all()
+    return made
 
 
 def _leak(settings: Any, resources: Resources) -> Guard:

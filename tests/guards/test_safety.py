@@ -6,6 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from shieldkit import Action, Policy, PolicyError, SelfTestError, Shield, Stage, Status
 from shieldkit.backends import LlamaCpp, Piece
 from shieldkit.backends.base import PromptCompletion
+from shieldkit.errors import BackendError
 from shieldkit.guards.safety import CONTEXT_TURNS, SafetyGuard
 from shieldkit.policy.model import SafetySettings
 from shieldkit.safety import FAMILIES, Turn, build, judge
@@ -209,6 +211,45 @@ def test_an_answer_that_is_no_verdict_is_closed(text: str) -> None:
         screening = guarded.screen("hello")
     assert screening.verdicts[0].status is Status.FAILED
     assert screening.action is Action.BLOCK
+
+
+@pytest.mark.parametrize("fails", [None, "a guard", "the template", "the self-test"])
+def test_a_guard_model_that_the_policy_names_is_closed_with_its_shield_or_when_none_comes_of_it(
+    monkeypatch: pytest.MonkeyPatch, fails: str | None
+) -> None:
+    opened: list[Any] = []
+
+    class Named(GuardModel):
+        def __init__(self, *_: Any, **__: Any) -> None:
+            super().__init__()
+            self.closed = 0
+            opened.append(self)
+
+        def open(self, most: int) -> None:
+            pass
+
+        def first_tokens(self, words: Any) -> Any:
+            if fails == "the template":
+                raise BackendError("down")
+            return super().first_tokens(words)
+
+        def close(self) -> None:
+            self.closed += 1
+
+    def broken(_: Any) -> None:
+        raise SelfTestError("guards.safety", "does not work", mend="x")
+
+    monkeypatch.setattr("shieldkit.backends.LlamaCpp", Named)
+    if fails == "the self-test":
+        monkeypatch.setattr(SafetyGuard, "self_test", broken)
+    rules = "{nosuch: {action: flag}}" if fails == "a guard" else "{}"
+    settings = Policy.from_yaml(f"name: t\nguards: {{safety: {{model: g.gguf, rules: {rules}}}}}")
+    if fails is None:
+        Shield(settings, self_test=False).close()
+    else:
+        with pytest.raises((PolicyError, BackendError, SelfTestError)):
+            Shield(settings)
+    assert [model.closed for model in opened] == [1]
 
 
 def test_a_model_that_is_no_guard_model_is_refused_at_start_up(smollm2: LlamaCpp) -> None:
