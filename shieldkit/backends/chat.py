@@ -159,7 +159,10 @@ def _is_logprob(value: Any) -> bool:
 
 @dataclass(slots=True)
 class Gathered:
-    """A streamed answer, gathered: `add` takes an event, and gives the new text."""
+    """A streamed answer, gathered: `add` takes an event, and gives the new text.
+
+    `most_tokens` is no fewer than the tokens that have come, with reasoning and tool calls, which are in no text.
+    """
 
     text: list[str] = field(default_factory=list)
     other: dict[str, str] = field(default_factory=dict)
@@ -168,6 +171,13 @@ class Gathered:
     input_tokens: int | None = None
     output_tokens: int | None = None
     ended: bool = False
+    pieces: int = 0
+    size_bytes: int = 0
+
+    @property
+    def most_tokens(self) -> int:
+        """No common vocabulary needs more than a token for two bytes of text; a piece is at least a token."""
+        return max(self.pieces, self.size_bytes // 2)
 
     def add(self, event: Any) -> str:
         """Raises `BackendError` for what is no event of a completion."""
@@ -187,12 +197,18 @@ class Gathered:
         for key in ("reasoning_content", "reasoning", "refusal"):
             if isinstance(delta.get(key), str):
                 self.other[key] = self.other.get(key, "") + delta[key]
+                self._came(delta[key])
         for call in delta.get("tool_calls") or ():
             self._call(call)
         new = delta.get("content", delta.get("text"))
         new = new if isinstance(new, str) else ""
         self.text.append(new)
+        self._came(new)
         return new
+
+    def _came(self, piece: str) -> None:
+        self.pieces += bool(piece)
+        self.size_bytes += len(piece.encode("utf-8", "replace"))
 
     def _call(self, part: Any) -> None:
         if not isinstance(part, Mapping) or type(part.get("index", 0)) is not int or len(self.calls) > 256:
@@ -206,6 +222,7 @@ class Gathered:
         for key in ("name", "arguments"):
             if isinstance(function, Mapping) and isinstance(function.get(key), str):
                 call["function"][key] += function[key]
+                self._came(function[key])
 
     def answer(self) -> Answer:
         """The whole. Raises `BackendError` when the stream broke off."""

@@ -316,6 +316,7 @@ class OpenAICompatible:
         try:
             for event in events:
                 new = gathered.add(event)
+                request.progress.most_output_tokens = min(gathered.most_tokens, request.max_output_tokens) or None
                 length += len(new.encode("utf-8", "replace"))
                 if length > BYTES_AN_ANSWER + BYTES_A_TOKEN * request.max_output_tokens:
                     raise BackendError("the server writes more than it was allowed")

@@ -121,8 +121,9 @@ class Pump:
             self._bytes += len(bit.encode("utf-8", "replace"))
             self._bits_seen += 1
             # No common vocabulary needs more than a token for two bytes of text; a bit is at least a token.
-            most = max(self._bits_seen, self._bytes // 2)
-            self._request.progress.most_output_tokens = min(most, self._request.max_output_tokens)
+            most = min(max(self._bits_seen, self._bytes // 2), self._request.max_output_tokens)
+            progress = self._request.progress
+            progress.most_output_tokens = max(most, progress.most_output_tokens or 0)
             if self._total > MOST_CHARS_A_TOKEN * self._request.max_output_tokens:
                 raise BackendError(f"{self._backend.name} streams more than it was asked for")
             self._tell()

@@ -325,6 +325,22 @@ def test_a_stream_gives_its_bits_and_then_the_whole() -> None:
         backend.close()
 
 
+@pytest.mark.parametrize(("delta", "most"), [
+    ({"role": "assistant"}, 2), ({"reasoning_content": "hm, " * 50}, 102),
+    ({"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": "x" * 200}}]}, 103),
+])  # fmt: skip
+def test_reasoning_and_calls_count_for_who_leaves_a_stream(delta: dict[str, object], most: int) -> None:
+    first = b"data: " + json.dumps({"choices": [{"index": 0, "delta": delta}]}).encode() + b"\n\n"
+    with upstream(stream_of(first, event("Hello"), then=hang)) as server:
+        backend = OpenAICompatible(f"{server.url}/v1", dialect="plain")
+        asked = CompletionRequest(Conversation.of("hi"), 500, deadline=time.monotonic() + 30)
+        events = backend.stream(asked)
+        assert next(events) == "Hello"
+        events.close()  # type: ignore[attr-defined]
+        assert asked.progress.most_output_tokens == most
+        backend.close()
+
+
 STREAM_FAULTS: dict[str, tuple[Handler, type[BackendError]]] = {
     "breaks off": (stream_of(event("Hel")), BackendError),
     "hangs": (stream_of(event("Hel"), then=hang), BackendTimeout),
