@@ -29,11 +29,13 @@ Refusing: TypeAlias = Callable[[Screening], tuple[int, Any]]
 
 MAX_BODY_BYTES = 8 * 2**20
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+_CONTROLS = dict.fromkeys((*range(32), 127))
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A route to screen. `path` is exact, or ends in `/*` for all below it; a trailing slash makes no other path.
+    """A route to screen. `path` is exact, or ends in `/*` for all below it; neither a trailing slash nor a
+    control character makes another path.
 
     `input` and `output` name what to judge in a request's and a response's body: `message`, `user.name`,
     `documents[].text`; a place that holds an object or a list means all strings in it. An empty `input` is the whole body;
@@ -208,9 +210,14 @@ async def _answer(send: Send, status: int, body: Any) -> None:
 
 
 def _path(scope: Message) -> str:
-    """The path as the application's routes see it: without the path that the application is mounted at."""
+    """The path as the application's routes see it: without the path that the application is mounted at.
+
+    Nor control characters: patterns that end in `$`, as Starlette's do, also match before a line break.
+    """
     path, root = str(scope["path"]), str(scope.get("root_path", ""))
-    return path[len(root) :] or "/" if root and path.startswith(root) else path
+    if root and (path == root or path.startswith(f"{root}/")):
+        path = path[len(root) :]
+    return path.translate(_CONTROLS) or "/"
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

@@ -51,7 +51,8 @@ def guarded(*routes: Route, **options: Any) -> tuple[Any, list[Any]]:
     """An application that says what it got, behind the middleware; and what it got."""
     app, got = FastAPI(), []
 
-    @app.api_route("/echo", methods=["GET", "POST"])
+    @app.api_route("/echo", methods=["GET", "POST", "OPTIONS"])
+    @app.post("/apikeys/echo")
     @app.post("/deep/{rest:path}")
     async def echo(request: Request) -> Any:
         got.append(await request.body())
@@ -93,6 +94,24 @@ async def test_only_the_places_named_are_judged() -> None:
         other = {"user": "x", "documents": {"text": "y"}, "free": BAD}
         assert (await http.post("/echo", json=other)).json() == other
     assert len(got) == 1
+
+
+@pytest.mark.parametrize("path", ["/echo%0A", "/echo/%0A", "/%0Aecho", "/echo%00"])
+async def test_a_control_character_makes_no_other_path(path: str) -> None:
+    app, got = guarded(Route("/echo"))
+    async with client(app) as http:
+        assert (await http.post(path, json=BAD)).status_code == 403
+    assert got == []
+
+
+async def test_a_root_path_is_taken_off_where_a_part_of_the_path_ends() -> None:
+    app, got = guarded(Route("/apikeys/echo"), Route("/echo"))
+    for path, root in (("/apikeys/echo", "/api"), ("/api/echo", "/api"), ("/echo", "/other")):
+        transport = httpx2.ASGITransport(app, root_path=root)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://app") as http:
+            assert (await http.post(path, json=BAD)).status_code == 403
+            assert (await http.post(path, json="fine")).json() == "fine"
+    assert len(got) == 3
 
 
 async def test_what_is_redacted_reaches_the_application_rewritten() -> None:
