@@ -28,7 +28,6 @@ App: TypeAlias = Callable[[Message, Receive, Send], Awaitable[None]]
 Refusing: TypeAlias = Callable[[Screening], tuple[int, Any]]
 
 MAX_BODY_BYTES = 8 * 2**20
-_WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _CONTROLS = dict.fromkeys((*range(32), 127))
 
 
@@ -92,8 +91,7 @@ class ShieldMiddleware:
     async def _screened(self, route: Route, scope: Message, receive: Receive, send: Send) -> None:
         outgoing = _Outgoing(send, self._most) if route.output is not None else None
         try:
-            if scope["method"] in _WITH_BODY:
-                scope, receive = await self._judged_request(route, scope, receive)
+            scope, receive = await self._judged_request(route, scope, receive)
             if outgoing is None:
                 await self.app(scope, receive, send)
                 return

@@ -114,6 +114,15 @@ async def test_a_root_path_is_taken_off_where_a_part_of_the_path_ends() -> None:
     assert len(got) == 3
 
 
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "QUERY"])
+async def test_a_body_is_judged_whatever_the_method(method: str) -> None:
+    app, got = guarded(Route("/echo"))
+    async with client(app) as http:
+        assert (await http.request(method, "/echo", json=BAD)).status_code == 403
+        assert (await http.request(method, "/echo", content=b"x")).status_code == 415
+    assert got == []
+
+
 async def test_what_is_redacted_reaches_the_application_rewritten() -> None:
     app, got = guarded(Route("/echo", input=["message"]))
     async with client(app) as http:
