@@ -2,7 +2,7 @@
 
     app.add_middleware(ShieldMiddleware, shield=shield, routes=[Route("/chat", input=["message"], output=["answer"])])
 
-Plain ASGI, with no framework behind it. The strings of a body are judged one by one; what is blocked ends the request
+Plain ASGI, with no framework behind it. The strings of a body are judged together; what is blocked ends the request
 there, what is redacted is rewritten. The application gets the body written anew from what was judged, so that two JSON
 parsers cannot read two things from one body. Whatever cannot be judged (another content type, a stream, a body that is too
 large) does not pass.
@@ -13,12 +13,14 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, TypeAlias
 
 from pydantic_core import from_json
 
 from shieldkit.adapters.wire.errors import ApiError, api_error
-from shieldkit.outcome import Action, Screening, Stage
+from shieldkit.conversation import MAX_SEGMENTS
+from shieldkit.outcome import Screening, Stage
 from shieldkit.shield import Shield
 
 Message: TypeAlias = MutableMapping[str, Any]
@@ -37,8 +39,9 @@ class Route:
     control character makes another path.
 
     `input` and `output` name what to judge in a request's and a response's body: `message`, `user.name`,
-    `documents[].text`; a place that holds an object or a list means all strings in it. An empty `input` is the whole body;
-    `output=None` leaves responses as they are.
+    `documents[].text`; a place that holds an object or a list means all strings in it. Where the body is of another shape
+    than the name of a place, what stands there is judged as a whole, and so is a body that has none of the places. An
+    empty `input` is the whole body; `output=None` leaves responses as they are.
     """
 
     path: str
@@ -136,25 +139,32 @@ class ShieldMiddleware:
         except (ValueError, RecursionError):
             status = 400 if stage is Stage.INPUT else 502
             raise ApiError(status, "the body is not JSON", "invalid_json") from None
-        ways = [_parts(place) for place in places or ("",)]
-        if names := sorted({name for way in ways for name in _names(value, 0, way)}):
-            screening = await self._judgement("\n".join(names), stage)
-            if screening.action is Action.REDACT:  # a name that is rewritten is another name
+        ways = [_parts(place) for place in places]
+        found = [place for way in ways for place in _places(value, 0, way)] or [(value, 0)]
+        names: set[str] = set()
+        strings = list(islice((string for place in found for string in _strings(*place, names)), MAX_SEGMENTS))
+        if len(strings) == MAX_SEGMENTS:
+            status = 413 if stage is Stage.INPUT else 502
+            raise ApiError(status, f"the body holds {MAX_SEGMENTS} strings or more", "too_many_strings")
+        told = ["\n".join(sorted(names))] if names else []
+        if texts := [*told, *(holder[key] for holder, key in strings)]:
+            passed, screening = await self._passed(texts, stage)
+            if passed[: len(told)] != told:  # a name that is rewritten is another name
                 raise _Blocked(screening)
-        for holder, key in [found for way in ways for found in _strings(value, 0, way)]:
-            screening = await self._judgement(holder[key], stage)
-            if screening.text is not None:
-                holder[key] = screening.text
+            for (holder, key), text in zip(strings, passed[len(told) :], strict=True):
+                holder[key] = text
         return json.dumps(value[0], ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
-    async def _judgement(self, text: str, stage: Stage) -> Screening:
+    async def _passed(self, texts: Sequence[str], stage: Stage) -> tuple[list[str], Screening]:
+        """The texts of one body as they may go on. Raises `_Blocked`."""
+        message = {"role": "user", "content": [{"type": "text", "text": text} for text in texts]}
         try:
-            screening = await self._shield.ascreen(text, stage=stage, tenant=self._tenant)
+            screening = await self._shield.ascreen(message, stage=stage, tenant=self._tenant)
         except Exception as error:
             raise api_error(error) from None
-        if not screening.allowed:
+        if not screening.allowed or screening.conversation is None:
             raise _Blocked(screening)
-        return screening
+        return [segment.text for segment in screening.conversation.segments], screening
 
 
 class _Blocked(Exception):
@@ -249,28 +259,26 @@ def _parts(place: str) -> list[str]:
     return [p for p in place.replace("[]", ".[]").split(".") if p]
 
 
-def _strings(holder: Any, key: Any, way: list[str]) -> Iterator[tuple[Any, Any]]:
-    """Where the strings to judge are, as (container, key)."""
+def _places(holder: Any, key: Any, way: list[str]) -> Iterator[tuple[Any, Any]]:
+    """Where a way leads, as (container, key). Where the body is of another shape than the way, it ends."""
     value = holder[key]
-    if not way and isinstance(value, str):
+    if way and isinstance(value, list) and way[0] == "[]":
+        for index in range(len(value)):
+            yield from _places(value, index, way[1:])
+    elif way and isinstance(value, dict) and way[0] != "[]":
+        if way[0] in value:
+            yield from _places(value, way[0], way[1:])
+    else:
         yield holder, key
-    for name in _children(value, way):
-        yield from _strings(value, name, way[1:])
 
 
-def _names(holder: Any, key: Any, way: list[str]) -> Iterator[str]:
-    """The names in the objects that are judged as a whole: they are text of the client's too."""
+def _strings(holder: Any, key: Any, names: set[str]) -> Iterator[tuple[Any, Any]]:
+    """The strings at a place, as (container, key). The names in its objects, text of the client's too, go into `names`."""
     value = holder[key]
-    if not way and isinstance(value, dict):
-        yield from value
-    for name in _children(value, way):
-        yield from _names(value, name, way[1:])
-
-
-def _children(value: Any, way: list[str]) -> Iterable[Any]:
-    """The keys of what is below, on the way or, at its end, altogether."""
-    if isinstance(value, dict):
-        return list(value) if not way else [name for name in way[:1] if name in value]
-    if isinstance(value, list) and (not way or way[0] == "[]"):
-        return range(len(value))
-    return ()
+    if isinstance(value, str):
+        yield holder, key
+    elif isinstance(value, dict):
+        names.update(value)
+    below: Iterable[Any] = value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+    for inner in below:
+        yield from _strings(value, inner, names)
