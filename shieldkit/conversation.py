@@ -227,6 +227,7 @@ _KINDS: Mapping[str, Kind] = {
     "reasoning_content": Kind.REASONING,
     "thinking": Kind.REASONING,
     "tool_calls": Kind.TOOL_CALL,
+    "tool_call_chunks": Kind.TOOL_CALL,
     "function_call": Kind.TOOL_CALL,
     "tool_use": Kind.TOOL_CALL,
     "tool_call": Kind.TOOL_CALL,
@@ -331,7 +332,7 @@ _NAMES = frozenset({"id", "name", "tool_call_id", "call_id"})
 _WIRE_KEYS = _NAMES | {
     "role", "type", "text", "content", "function", "arguments", "input", "tool_use_id", "thinking", "reasoning",
     "refusal", "cache_control", "image_url", "url", "detail", "is_error", "output", "index",
-    "tool_calls", "function_call", "reasoning_content", "audio", "annotations",
+    "tool_calls", "function_call", "reasoning_content", "audio", "annotations", "tool_call_chunks",
 }  # fmt: skip
 
 
@@ -346,8 +347,9 @@ def _as_mapping(item: Any, path: str) -> Mapping[str, Any]:
         raise InvalidConversation(
             path, f"a {type(item).__name__} is not a message", mend="Give a string, a dict, a Segment or a chat message"
         )
+    kind = kind.removesuffix("MessageChunk").lower()  # `AIMessageChunk` is the type of what a model streams
     wire: dict[str, Any] = {"role": getattr(item, "role", None) if kind == "chat" else kind, "content": content}
-    for name in ("name", "tool_call_id"):
+    for name in ("name", "tool_call_id", "tool_call_chunks"):
         if getattr(item, name, None):
             wire[name] = getattr(item, name)
     if calls := getattr(item, "tool_calls", None):

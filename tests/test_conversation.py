@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    ChatMessageChunk,
+    HumanMessage,
+    HumanMessageChunk,
+    SystemMessage,
+    ToolMessage,
+)
 
 from shieldkit.conversation import MAX_DEPTH, Conversation, Kind, Role, Segment, Trust
 from shieldkit.errors import InvalidConversation
@@ -149,6 +157,18 @@ def test_langchain_messages_become_the_same_conversation_as_dicts() -> None:
     assert [m.role for m in conversation.messages] == [Role.SYSTEM, Role.USER, Role.ASSISTANT, Role.TOOL]
     assert conversation.wire()[2]["tool_calls"][0]["function"] == {"name": "f", "arguments": {"x": "y"}}
     assert conversation.wire()[3] == {"role": "tool", "content": "r", "tool_call_id": "c1"}
+
+
+def test_langchain_chunks_are_messages() -> None:
+    call = {"name": "f", "args": '{"x": "y"', "id": "c1", "index": 0, "type": "tool_call_chunk"}
+    chunks = [
+        HumanMessageChunk("u"),
+        AIMessageChunk("a", tool_call_chunks=[call]),
+        ChatMessageChunk("s", role="system"),
+    ]
+    conversation = Conversation.of(chunks)
+    assert [m.role for m in conversation.messages] == [Role.USER, Role.ASSISTANT, Role.SYSTEM]
+    assert call["args"] in {s.text for s in conversation.segments}, "as it came, not only as far as it was understood"
 
 
 @pytest.mark.parametrize(

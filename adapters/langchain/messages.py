@@ -14,6 +14,7 @@ from langchain_core.messages import (
     ToolCall,
     ToolCallChunk,
     convert_to_messages,
+    message_chunk_to_message,
 )
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.prompt_values import PromptValue
@@ -127,6 +128,7 @@ def rewritten(messages: Sequence[BaseMessage], passed: Conversation) -> list[Bas
 
 
 def _rewritten(message: BaseMessage, wire: Mapping[str, Any]) -> BaseMessage:
+    message = message_chunk_to_message(message)  # a chunk holds its calls a second time, as they came
     update: dict[str, Any] = {"content": wire["content"]}
     if isinstance(message, AIMessage) and message.tool_calls:
         calls = calls_of(wire)

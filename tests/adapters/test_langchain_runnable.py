@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.exceptions import LangChainException
+from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
@@ -232,6 +233,28 @@ async def test_screens_around_somebody_elses_model(shield: Shield) -> None:
             await model(leaking).ainvoke("hi")
         with pytest.raises(RefusedByShield):
             list(model(leaking).stream("hi"))
+
+
+async def test_what_a_model_streams_is_held_and_screened_whole(shield: Shield) -> None:
+    def chain(answer: str) -> Any:
+        model = GenericFakeChatModel(messages=iter([AIMessage(answer)]))
+        return ShieldRunnable.screen(shield) | model | ShieldRunnable.screen(shield, stage="output") | StrOutputParser()
+
+    assert list(chain("hello there friend").stream("hi")) == ["hello there friend"]
+    assert [bit async for bit in chain("hello there friend").astream("hi")] == ["hello there friend"]
+    with pytest.raises(RefusedByShield):
+        list(chain("the key AKIA" + "IOSFODNN7EXAMPLE is").stream("hi"))
+
+
+def test_a_chunk_is_redacted_as_a_message() -> None:
+    policy = Policy.from_yaml("name: x\nguards: {leak: {action: redact}, markers: {}}")
+    secret = "AKIA" + "IOSFODNN7EXAMPLE"
+    call = {"name": "send", "args": f'{{"key": "{secret}"}}', "id": "1", "index": 0, "type": "tool_call_chunk"}
+    with Shield(policy) as made:
+        screen = ShieldRunnable.screen(made, stage="output")
+        passed = screen.invoke(AIMessageChunk(f"key {secret}", tool_call_chunks=[call]))
+    assert (passed.content, passed.tool_calls[0]["args"]) == ("key [redacted]", {"key": "[redacted]"})
+    assert secret not in repr(passed)
 
 
 def test_a_screen_redacts_in_the_shape_that_it_was_given() -> None:
