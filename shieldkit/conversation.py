@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
+from pydantic_core import to_jsonable_python
+
 from shieldkit.errors import InvalidConversation
 from shieldkit.text.folding import encodable
 
@@ -42,7 +44,7 @@ class Trust(enum.StrEnum):
 
 
 class Kind(enum.StrEnum):
-    """What part of a message the text is."""
+    """What part of a message the text is. `extra` travels with a message, and is not said in it."""
 
     TEXT = "text"
     REASONING = "reasoning"
@@ -51,6 +53,7 @@ class Kind(enum.StrEnum):
     TOOL_DEFINITION = "tool_definition"
     KEY = "key"
     NAME = "name"
+    EXTRA = "extra"
 
 
 _ROLE_NAMES: Mapping[str, Role] = {
@@ -228,6 +231,7 @@ _KINDS: Mapping[str, Kind] = {
     "thinking": Kind.REASONING,
     "tool_calls": Kind.TOOL_CALL,
     "tool_call_chunks": Kind.TOOL_CALL,
+    "invalid_tool_calls": Kind.TOOL_CALL,
     "function_call": Kind.TOOL_CALL,
     "tool_use": Kind.TOOL_CALL,
     "tool_call": Kind.TOOL_CALL,
@@ -319,8 +323,9 @@ class _Builder:
                 continue
             known = key in _WIRE_KEYS
             below = f"{path}.{key}" if known else f"{path}[key {len(items)}]"
-            name: str | Slot = key if known else self._slot(key, Kind.KEY, f"{below} (key)")
-            inner = _KINDS.get(key, Kind.NAME if key in _NAMES else kind)
+            extra = kind is Kind.EXTRA or (depth == 0 and key == "additional_kwargs")
+            name: str | Slot = key if known else self._slot(key, Kind.EXTRA if extra else Kind.KEY, f"{below} (key)")
+            inner = Kind.EXTRA if extra else _KINDS.get(key, Kind.NAME if key in _NAMES else kind)
             nested_parts = key in ("content", "output") and (part or depth == 0)
             if nested_parts and isinstance(value, Mapping) and value.get("type") in _MEDIA_PARTS:
                 self.unreadable.append(below)
@@ -333,6 +338,7 @@ _WIRE_KEYS = _NAMES | {
     "role", "type", "text", "content", "function", "arguments", "input", "tool_use_id", "thinking", "reasoning",
     "refusal", "cache_control", "image_url", "url", "detail", "is_error", "output", "index",
     "tool_calls", "function_call", "reasoning_content", "audio", "annotations", "tool_call_chunks",
+    "invalid_tool_calls", "additional_kwargs",
 }  # fmt: skip
 
 
@@ -349,7 +355,7 @@ def _as_mapping(item: Any, path: str) -> Mapping[str, Any]:
         )
     kind = kind.removesuffix("MessageChunk").lower()  # `AIMessageChunk` is the type of what a model streams
     wire: dict[str, Any] = {"role": getattr(item, "role", None) if kind == "chat" else kind, "content": content}
-    for name in ("name", "tool_call_id", "tool_call_chunks"):
+    for name in ("name", "tool_call_id", "invalid_tool_calls", "tool_call_chunks"):
         if getattr(item, name, None):
             wire[name] = getattr(item, name)
     if calls := getattr(item, "tool_calls", None):
@@ -359,7 +365,24 @@ def _as_mapping(item: Any, path: str) -> Mapping[str, Any]:
             {"id": c.get("id"), "type": "function", "function": {"name": c.get("name"), "arguments": c.get("args")}}
             for c in calls
         ]
-    extra = getattr(item, "additional_kwargs", None)
-    if isinstance(extra, Mapping) and isinstance(extra.get("reasoning_content"), str):
-        wire["reasoning_content"] = extra["reasoning_content"]
-    return wire
+    return wire | _beside(item, path, wire)
+
+
+BESIDE = _MEDIA | {"reasoning_content", "function_call", "tool_calls"}
+"""Fields of the wire form that LangChain's messages have in `additional_kwargs`."""
+
+
+def _beside(item: Any, path: str, wire: Mapping[str, Any]) -> dict[str, Any]:
+    """What a LangChain message has in `additional_kwargs`: the fields that `wire` lacks as such, and the rest together.
+
+    Calls are there as they came, and `wire` may have them as they were understood, and so may not hold all their text.
+    """
+    given = getattr(item, "additional_kwargs", None)
+    if not isinstance(given, Mapping) or not given:
+        return {}
+    try:
+        extra = to_jsonable_python(given, bytes_mode="base64", fallback=str)
+    except ValueError:
+        raise InvalidConversation(f"{path}.additional_kwargs", "is not JSON", mend="Give text or numbers") from None
+    found = {name: extra.pop(name) for name in list(extra) if name in BESIDE and name not in wire}
+    return {**found, "additional_kwargs": extra} if extra else found

@@ -159,6 +159,46 @@ def test_langchain_messages_become_the_same_conversation_as_dicts() -> None:
     assert conversation.wire()[3] == {"role": "tool", "content": "r", "tool_call_id": "c1"}
 
 
+class Told:
+    def __str__(self) -> str:
+        return "told"
+
+
+def test_what_a_langchain_message_carries_beside_its_content_is_read() -> None:
+    """Hosts and providers' packages read it, so whoever passes the message on passes this on with it."""
+    broken = {"name": "f", "args": '{"a', "id": "c1", "error": "not JSON", "type": "invalid_tool_call"}
+    raw = {"id": "c2", "type": "function", "function": {"name": "g", "arguments": '{"b": 1}'}}
+    extra = {"function_call": {"name": "h", "arguments": "{}"}, "lc_source": "summary", "n": {"x": [Told()]}}
+    message = AIMessage("a", invalid_tool_calls=[broken], additional_kwargs={**extra, "tool_calls": [raw]})
+    conversation = Conversation.of(message)
+    assert {'{"a', "not JSON", '{"b": 1}', "g", "h", "summary", "told"} <= {s.text for s in conversation.segments}
+    (wire,) = conversation.wire()
+    assert (wire["tool_calls"], wire["function_call"]) == ([raw], extra["function_call"]), "where the tools guard looks"
+    kinds = {s.text: s.kind for s in conversation.segments}
+    assert {kinds[text] for text in ("lc_source", "summary", "n", "told")} == {Kind.EXTRA}
+    parsed = {"name": "g", "args": {"b": 2}, "id": "c2", "type": "tool_call"}
+    both = Conversation.of(AIMessage("a", tool_calls=[parsed], additional_kwargs={"tool_calls": [raw]}))
+    assert len(both.wire()[0]["tool_calls"]) == 1
+    assert '{"b": 1}' in {s.text for s in both.segments}
+
+
+def test_data_cannot_claim_to_be_an_extra() -> None:
+    conversation = Conversation.of({"role": "tool", "content": {"additional_kwargs": {"deep": "x"}}})
+    assert Kind.EXTRA not in {s.kind for s in conversation.segments}
+
+
+def test_media_beside_the_content_of_a_langchain_message_are_listed() -> None:
+    assert Conversation.of(AIMessage("a", additional_kwargs={"audio": {"id": "1", "data": "AAAA"}})).unreadable
+
+
+def test_extras_of_a_message_that_go_round_are_an_error_and_not_a_crash() -> None:
+    extra: dict[str, Any] = {}
+    extra["a"] = extra
+    with pytest.raises(InvalidConversation) as caught:
+        Conversation.of(HumanMessage("a", additional_kwargs=extra))
+    assert caught.value.path == "messages[0].additional_kwargs"
+
+
 def test_langchain_chunks_are_messages() -> None:
     call = {"name": "f", "args": '{"x": "y"', "id": "c1", "index": 0, "type": "tool_call_chunk"}
     chunks = [

@@ -19,7 +19,7 @@ from langchain_core.messages import (
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.prompt_values import PromptValue
 
-from shieldkit.conversation import Conversation
+from shieldkit.conversation import BESIDE, Conversation
 from shieldkit.errors import Refused
 from shieldkit.outcome import Refusal, Reply, Screening, Stage
 from shieldkit.tools import ToolCall as Call
@@ -122,21 +122,32 @@ def rewritten(messages: Sequence[BaseMessage], passed: Conversation) -> list[Bas
     """
     wires = Conversation.of(messages).wire()
     return [
-        message if before == after else _rewritten(message, after)
+        message if before == after else _rewritten(message, before, after)
         for message, before, after in zip(messages, wires, passed.wire(), strict=True)
     ]
 
 
-def _rewritten(message: BaseMessage, wire: Mapping[str, Any]) -> BaseMessage:
+def _rewritten(message: BaseMessage, before: Mapping[str, Any], after: Mapping[str, Any]) -> BaseMessage:
     message = message_chunk_to_message(message)  # a chunk holds its calls a second time, as they came
-    update: dict[str, Any] = {"content": wire["content"]}
-    if isinstance(message, AIMessage) and message.tool_calls:
-        calls = calls_of(wire)
+    was, now = _beside(message, before), _beside(message, after)
+    # What is not redacted stays what it was: not all of it need be JSON.
+    given = message.additional_kwargs
+    extra = {name: given.get(name, new) if was.get(name) == new else new for name, new in now.items()}
+    update: dict[str, Any] = {"content": after["content"], "additional_kwargs": extra}
+    if isinstance(message, AIMessage):
+        calls = calls_of(after)
         update["tool_calls"] = [
             {**old, "name": new.name or "", "args": dict(new.arguments or {})}
             for old, new in zip(message.tool_calls, calls, strict=False)
         ]
+        update["invalid_tool_calls"] = after.get("invalid_tool_calls", [])
     return message.model_copy(update=update)
+
+
+def _beside(message: BaseMessage, wire: Mapping[str, Any]) -> dict[str, Any]:
+    """The message's `additional_kwargs`, as they are in its wire form."""
+    fields = {name: wire[name] for name in BESIDE if name in message.additional_kwargs and name in wire}
+    return {**fields, **wire.get("additional_kwargs", {})}
 
 
 def _clear(call: Call) -> bool:

@@ -101,7 +101,7 @@ class InjectionGuard:
         """
         segments = inspection.conversation.segments
         for message in inspection.conversation.messages:
-            own = [i for i in message.segments if not segments[i].trusted]
+            own = [i for i in message.segments if not segments[i].trusted and segments[i].kind is not Kind.EXTRA]
             if len(own) > 1:
                 # Of a long piece, only what is next to a seam can be half of something.
                 ends = " ".join(_ends(segments[i].text) for i in own[:MOST_PIECES])

@@ -64,7 +64,7 @@ class SafetyGuard:
 
     def reads(self, segment: Segment) -> bool:
         """What is said: untrusted text, tool calls and results. Names and ids are for the markers guard."""
-        return not segment.trusted and segment.kind not in (Kind.NAME, Kind.KEY)
+        return not segment.trusted and segment.kind not in (Kind.NAME, Kind.KEY, Kind.EXTRA)
 
     def check(self, inspection: Inspection) -> Report:
         """A finding for each category that an unsafe window names; the report's score is the highest P(unsafe)."""

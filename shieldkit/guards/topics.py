@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _REPORTED_FROM = 0.2  # scores below are noise
 _SHARE_OF_TIMEOUT, _LEAST_S = 0.8, 0.05  # the guard ends by itself before the chain gives it up
 _NONSENSE = "flibber the quantum walrus sings zxqv"
-_NAMES = frozenset({Kind.NAME, Kind.KEY})
+_NAMES = frozenset({Kind.NAME, Kind.KEY, Kind.EXTRA})
 _NAME_WORDS = 4  # a key or name of so many words is text in disguise
 
 

@@ -354,3 +354,16 @@ def test_a_system_message_of_the_conversation_is_context_and_flagged_at_most(pla
     built = agent(Office(), ["Fine."], ShieldMiddleware(plain))
     messages = [SystemMessage("Never repeat <|im_start|>."), HumanMessage("hi")]
     assert built.invoke({"messages": messages})["messages"][-1].content == "Fine."
+
+
+def test_calls_that_cannot_be_read_and_thoughts_are_judged_in_an_answer() -> None:
+    secret = "AKIA" + "IOSFODNN7EXAMPLE"
+    broken = {"name": "search", "args": "{" + secret, "id": "1", "error": "x", "type": "invalid_tool_call"}
+    thought = {"reasoning_content": f"The key is {secret}."}
+    for answer in (AIMessage("ok", invalid_tool_calls=[broken]), AIMessage("ok", additional_kwargs=thought)):
+        for action in ("block", "redact"):
+            policy = Policy.from_yaml(f"name: x\nguards: {{markers: {{}}, leak: {{action: {action}}}}}")
+            with Shield(policy) as made:
+                done = agent(Office(), [answer], ShieldMiddleware(made)).invoke({"messages": [HumanMessage("hi")]})
+            assert secret not in repr(done["messages"])
+            assert done["messages"][-1].content == ("ok" if action == "redact" else policy.refusal_message)

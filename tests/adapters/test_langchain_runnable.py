@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -255,6 +256,43 @@ def test_a_chunk_is_redacted_as_a_message() -> None:
         passed = screen.invoke(AIMessageChunk(f"key {secret}", tool_call_chunks=[call]))
     assert (passed.content, passed.tool_calls[0]["args"]) == ("key [redacted]", {"key": "[redacted]"})
     assert secret not in repr(passed)
+
+
+BESIDE = [
+    {"invalid_tool_calls": [{"name": "f", "args": "{TEXT", "id": "1", "error": "x", "type": "invalid_tool_call"}]},
+    {"additional_kwargs": {"function_call": {"name": "f", "arguments": "TEXT"}}},
+    {"additional_kwargs": {"tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "TEXT"}}]}},
+    {"additional_kwargs": {"reasoning_content": "TEXT"}},
+    {"additional_kwargs": {"deep": [{"TEXT": 1}]}},
+    {"tool_calls": [{"name": "f", "args": {}, "id": "1"}], "additional_kwargs": {"tool_calls": ["TEXT"]}},
+]  # fmt: skip
+
+
+def beside(fields: dict[str, Any], text: str, content: str = "fine") -> AIMessage:
+    return AIMessage(content, **json.loads(json.dumps(fields).replace("TEXT", json.dumps(text)[1:-1])))
+
+
+@pytest.mark.parametrize("fields", BESIDE)
+def test_what_a_message_carries_beside_its_content_is_screened(shield: Shield, fields: dict[str, Any]) -> None:
+    with pytest.raises(RefusedByShield):
+        ShieldRunnable.screen(shield).invoke([HumanMessage("hi"), beside(fields, ATTACK)])
+    with pytest.raises(RefusedByShield):
+        ShieldRunnable.screen(shield, stage="output").invoke(beside(fields, "AKIA" + "IOSFODNN7EXAMPLE"))
+    assert ShieldRunnable.screen(shield).invoke(beside(fields, "fine")) == beside(fields, "fine")
+
+
+@pytest.mark.parametrize("fields", BESIDE)
+def test_what_a_message_carries_beside_its_content_is_redacted(fields: dict[str, Any]) -> None:
+    policy = Policy.from_yaml("name: x\nguards: {leak: {action: redact}, markers: {}}")
+    secret, kept = "AKIA" + "IOSFODNN7EXAMPLE", object()
+    given = beside(fields, secret, content=secret)
+    given.additional_kwargs["kept"] = kept
+    with Shield(policy) as made:
+        passed = ShieldRunnable.screen(made, stage="output").invoke(given)
+    assert secret not in repr(passed)
+    wanted = beside(fields, "[redacted]", content="[redacted]")
+    wanted.additional_kwargs["kept"] = kept
+    assert passed == wanted and passed.additional_kwargs["kept"] is kept
 
 
 def test_a_screen_redacts_in_the_shape_that_it_was_given() -> None:
