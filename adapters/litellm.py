@@ -23,10 +23,15 @@ try:
 except ImportError as error:
     raise ImportError("this adapter needs LiteLLM: pip install 'litellm[proxy]'", name=error.name) from None
 
+from shieldkit.conversation import Conversation, Trust
+from shieldkit.errors import InvalidConversation
 from shieldkit.outcome import Action, Screening, Stage
 from shieldkit.shield import Shield
+from shieldkit.tool_definitions import with_tools
 
-_CARRIED = ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content", "refusal")
+_SYSTEM = ("system", "instructions")
+_TEXTS = ("prompt", "input", "suffix", "prediction")
+_WRITTEN = ("role", "content", "tool_calls")
 
 
 class ShieldGuardrail(CustomGuardrail):  # type: ignore[misc,unused-ignore]
@@ -41,24 +46,31 @@ class ShieldGuardrail(CustomGuardrail):  # type: ignore[misc,unused-ignore]
         self, user_api_key_dict: Any, cache: Any, data: dict[str, Any], call_type: str
     ) -> dict[str, Any] | str:
         """Judge a request. LiteLLM answers with the text that is returned, and asks no model."""
-        messages = _asked(data)
-        screening = await self.shield.ascreen(messages, tenant=self.tenant)
-        if not screening.allowed or screening.conversation is None:
+        asked = _asked(data)
+        conversation = with_tools(Conversation.of([wire for _, _, wire in asked]), _tools(data), Trust.UNTRUSTED)
+        screening = await self.shield.ascreen(conversation, tenant=self.tenant)
+        passed = screening.conversation
+        if not screening.allowed or passed is None:
             return self._said(screening)
+        if passed.wire_tools() != conversation.wire_tools():
+            return self._said(screening)  # a definition that is rewritten is another tool
         if screening.action is Action.REDACT:
-            passed = screening.conversation.wire()
-            if "messages" in data:
-                data["messages"] = [{**old, **new} for old, new in zip(data["messages"], passed, strict=True)]
-            elif len(passed) == 1 and isinstance(data.get(_key(data)), str):
-                data[_key(data)] = passed[0]["content"]
-            else:
-                return self._said(screening)  # several texts at once: nothing is passed on half redacted
+            for (holder, key, _), wire in zip(asked, passed.wire(), strict=True):
+                _put(holder, key, wire)
         return data
 
     async def async_post_call_success_hook(self, data: dict[str, Any], user_api_key_dict: Any, response: Any) -> Any:
-        """Judge every choice of an answer, and put the refusal in the place of one that does not pass."""
-        context = _asked(data)
-        for choice in getattr(response, "choices", ()):
+        """Judge every choice of an answer, and put the refusal in the place of one that does not pass.
+
+        Raises `InvalidConversation` for an answer of another shape, but for embeddings: they are numbers.
+        """
+        if not isinstance(getattr(response, "choices", None), list):
+            if isinstance(response, litellm.EmbeddingResponse):
+                return response
+            mend = "Guard chat completions and completions here; put shieldkit's gateway before other APIs"
+            raise InvalidConversation("response", "is of a shape that no guard reads", mend=mend)
+        context = [wire for _, _, wire in _asked(data)]
+        for choice in response.choices:
             message = getattr(choice, "message", None)
             wire = (
                 _wire(message) if message is not None else {"role": "assistant", "content": getattr(choice, "text", "")}
@@ -96,28 +108,53 @@ class ShieldGuardrail(CustomGuardrail):  # type: ignore[misc,unused-ignore]
         return screening.refusal.message if screening.refusal is not None else self.shield.policy.refusal_message
 
 
-def _key(data: Mapping[str, Any]) -> str:
-    return "prompt" if "prompt" in data else "input"
+def _asked(data: Mapping[str, Any]) -> list[tuple[Any, Any, dict[str, Any]]]:
+    """What a request gives the model to read: where it stands, as (container, key), and the message that it is."""
+    found = [(data, key, {"role": "system", "content": data[key]}) for key in _SYSTEM if data.get(key)]
+    messages = data.get("messages") or []
+    found += [(messages, index, message) for index, message in enumerate(messages)]
+    for name in _TEXTS:
+        given = data.get(name)
+        places = [(given, i) for i in range(len(given))] if isinstance(given, list) else [(data, name)] if given else []
+        found += [(holder, key, _spoken(holder[key])) for holder, key in places]
+    return found
 
 
-def _asked(data: Mapping[str, Any]) -> list[Any]:
-    """What a request gives the model to read."""
-    if isinstance(data.get("messages"), list):
-        return [{key: value for key, value in message.items() if key in _CARRIED} for message in data["messages"]]
-    given = data.get(_key(data))
-    texts = given if isinstance(given, list) else [given]
-    return [{"role": "user", "content": text if isinstance(text, str) else [{"type": "unread"}]} for text in texts]
+def _spoken(value: Any) -> dict[str, Any]:
+    """A text or a message that a request has as its input; what is neither is unread."""
+    if isinstance(value, dict) and "role" in value:
+        return value
+    return {"role": "user", "content": value if isinstance(value, str) else [{"type": "unread"}]}
+
+
+def _put(holder: Any, key: Any, wire: Mapping[str, Any]) -> None:
+    """What may go on, where it stood. Fields that are null are not in the wire form, and stay."""
+    old = holder[key]
+    if isinstance(old, dict) and "role" in old:
+        holder[key] = {name: None for name, value in old.items() if value is None} | dict(wire)
+    elif isinstance(old, str) or key in _SYSTEM:
+        holder[key] = wire["content"]
+
+
+def _tools(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Tool definitions in the wire form, from the forms that there are. A tool without a name is an error where it is read."""
+    given = [*(data.get("tools") or ()), *(data.get("functions") or ())]
+    return [
+        tool if "function" in tool else {"type": "function", "function": {k: v for k, v in tool.items() if k != "type"}}
+        for tool in given
+    ]
 
 
 def _wire(message: Any) -> dict[str, Any]:
-    plain = message.model_dump(exclude_none=True)
-    return {"role": "assistant", "content": ""} | {key: value for key, value in plain.items() if key in _CARRIED}
+    return {"role": "assistant", "content": "", **message.model_dump(exclude_none=True)}
 
 
 def _settle(choice: Any, judged: Screening, said: str) -> None:
     message = getattr(choice, "message", None)
     if judged.allowed and judged.action is not Action.REDACT:
         return
+    if getattr(choice, "logprobs", None) is not None:
+        choice.logprobs = None  # they repeat the text
     if judged.allowed and judged.conversation is not None:
         passed = judged.conversation.wire()[-1]
         text, calls = passed.get("content"), passed.get("tool_calls")
@@ -130,6 +167,5 @@ def _settle(choice: Any, judged: Screening, said: str) -> None:
     message.tool_calls = [
         type(old)(**new) for old, new in zip(message.tool_calls or (), calls or (), strict=False)
     ] or None
-    for thought in ("reasoning_content", "thinking_blocks"):
-        if getattr(message, thought, None):
-            setattr(message, thought, None)
+    for name in message.model_dump(exclude_none=True).keys() - set(_WRITTEN):
+        setattr(message, name, None)
