@@ -44,6 +44,7 @@ _ROLES = {
     MessageRole.ASSISTANT: "assistant", MessageRole.MODEL: "assistant", MessageRole.CHATBOT: "assistant",
     MessageRole.TOOL: "tool", MessageRole.FUNCTION: "tool",
 }  # fmt: skip
+_MEDIA = ("image", "image_path", "image_url", "image_resource", "audio_resource", "video_resource")
 _OPTIONS = {"temperature": "temperature", "max_tokens": "max_output_tokens", "seed": "seed", "stop": "stop"}
 
 
@@ -188,6 +189,7 @@ def _options(given: dict[str, Any]) -> CallOptions:
 class ShieldNodeFilter(BaseNodePostprocessor):
     """Judges retrieved nodes as documents, with what the LLM would see of their metadata; drops the refused ones.
 
+    Images, audio and video are read by no guard: a node that has any passes where the policy's `unreadable` says so.
     What the policy redacts is redacted. What passes carries `metadata["shieldkit"]`, the action, which is kept from the
     LLM and from embeddings.
     """
@@ -214,14 +216,16 @@ class ShieldNodeFilter(BaseNodePostprocessor):
         node = scored.node
         seen = node.get_content(metadata_mode=MetadataMode.LLM)
         segment = Segment(seen, Role.DOCUMENT, origin=_origin(scored))
-        screening = self._shield.screen(segment, tenant=self._tenant)
+        # What is no text is there as what it is, for the policy's `unreadable` to hold.
+        others = [{"role": "document", "content": [{"type": name}]} for name in _MEDIA if getattr(node, name, None)]
+        screening = self._shield.screen([segment, *others], tenant=self._tenant)
         if not screening.allowed:
             if self.on_refusal == "raise":
                 Reply(screening.verdicts, refusal=screening.refusal, trace_id=screening.trace_id).raise_for_refusal()
             return None
         if screening.action is Action.REDACT and screening.conversation is not None:
             # Metadata and text were judged as one; what passed is the text now.
-            (passed,) = screening.conversation.segments
+            passed = screening.conversation.segments[0]
             return NodeWithScore(node=TextNode(text=passed.text, id_=node.node_id), score=scored.score)
         hidden = {
             key: sorted({*getattr(node, key), "shieldkit"})

@@ -12,7 +12,7 @@ pytest.importorskip("llama_index.core")
 from llama_index.core.base.llms.types import ChatMessage, ImageBlock, MessageRole
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.retrievers import BaseRetriever
-from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
+from llama_index.core.schema import BaseNode, ImageNode, MediaResource, Node, NodeWithScore, QueryBundle, TextNode
 
 from shieldkit import Policy, Refused, Shield, guard
 from shieldkit.adapters.llama_index import ShieldedLLM, ShieldNodeFilter
@@ -120,3 +120,18 @@ def test_metadata_that_a_prompt_shows_is_judged_too(shield: Shield) -> None:
     assert ShieldNodeFilter(shield).postprocess_nodes([node]) == []
     with pytest.raises(Refused):
         ShieldNodeFilter(shield, on_refusal="raise").postprocess_nodes([node])
+
+
+PICTURE = MediaResource(data=b"aGVsbG8=")
+
+
+@pytest.mark.parametrize("node", [
+    ImageNode(text="Roses.", image="aGVsbG8="), ImageNode(text="Roses.", image_url="http://127.0.0.1/a.png"),
+    ImageNode(text="Roses.", image_path="a.png"), Node(text_resource=MediaResource(text="Roses."), image_resource=PICTURE),
+    Node(text_resource=MediaResource(text="Roses."), audio_resource=PICTURE), Node(video_resource=PICTURE),
+])  # fmt: skip
+def test_a_node_with_more_than_text_passes_where_the_policy_lets_what_is_unread(shield: Shield, node: BaseNode) -> None:
+    assert ShieldNodeFilter(shield).postprocess_nodes([NodeWithScore(node=node)]) == []
+    with Shield(Policy.from_yaml("name: p\nunreadable: allow\nguards: {markers: {}}")) as allowing:
+        (kept,) = ShieldNodeFilter(allowing).postprocess_nodes([NodeWithScore(node=node)])
+        assert kept.node.metadata["shieldkit"] == "flag"
