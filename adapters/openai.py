@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
+from shieldkit.adapters import choices
 from shieldkit.adapters.wire import SURFACES, Asked, answer, api_error, chunks, read
 from shieldkit.adapters.wire.errors import budget_error
 from shieldkit.adapters.wire.events import Chunks, written
@@ -85,6 +86,7 @@ def guard(
     if not isinstance(client, (openai.OpenAI, openai.AsyncOpenAI)):
         problem = f"a {type(client).__name__} is neither OpenAI nor AsyncOpenAI"
         raise ConfigurationError("client", problem, mend="Give the client of openai>=3")
+    choices.check("on_refusal", on_refusal, ("answer", "raise"))
     inner = client._client
     if not isinstance(inner, (httpx2.Client, httpx2.AsyncClient)):
         raise ConfigurationError("client", "its http_client is not of httpx2", mend="Give an httpx2 client, or none")

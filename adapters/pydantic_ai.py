@@ -35,6 +35,7 @@ try:
 except ImportError as error:
     raise ImportError("this adapter needs Pydantic AI: pip install 'shieldkit[pydantic-ai]'", name=error.name) from None
 
+from shieldkit.adapters import choices
 from shieldkit.outcome import Action, Reply, Screening, Stage
 from shieldkit.shield import Shield
 
@@ -47,7 +48,8 @@ class ShieldedModel(WrapperModel):
     """A model whose requests and answers are screened by a shield.
 
     `on_refusal`: `"text"` answers with the refusal's text and `finish_reason: content_filter` (add Pydantic AI's
-    `RaiseContentFilterError` to end the run); `"raise"` raises `Refused`, which holds the verdicts.
+    `RaiseContentFilterError` to end the run); `"raise"` raises `Refused`, which holds the verdicts. Raises
+    `ConfigurationError`.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class ShieldedModel(WrapperModel):
         on_refusal: Literal["text", "raise"] = "text",
     ) -> None:  # fmt: skip
         super().__init__(wrapped)
+        choices.check("on_refusal", on_refusal, ("text", "raise"))
         self.shield, self.tenant, self.on_refusal = shield, tenant, on_refusal
 
     async def request(

@@ -15,6 +15,7 @@ from langchain_core.documents import BaseDocumentTransformer, Document
 from langchain_core.retrievers import BaseRetriever
 from pydantic import ConfigDict, Field, SkipValidation
 
+from shieldkit.adapters import choices
 from shieldkit.adapters.langchain.messages import META, outcome_of, refused
 from shieldkit.conversation import MAX_DEPTH, Role, Segment
 from shieldkit.errors import InvalidConversation
@@ -36,6 +37,7 @@ class ShieldDocumentFilter(BaseDocumentTransformer):
         self, shield: Shield, *, on_refusal: Literal["drop", "label", "raise"] = "drop",
         origin_keys: Sequence[str] = ("source", "url", "id"), tenant: str | None = None,
     ) -> None:  # fmt: skip
+        choices.check("on_refusal", on_refusal, ("drop", "label", "raise"))
         self.shield = shield
         self.on_refusal = on_refusal
         self.origin_keys = tuple(origin_keys)

@@ -23,7 +23,7 @@ import threading
 from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Literal, NotRequired, TypeAlias, TypeVar, cast
+from typing import Annotated, Any, Literal, NotRequired, TypeAlias, TypeVar, cast, get_args
 
 from cachetools import LRUCache
 from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse, hook_config
@@ -33,6 +33,7 @@ from langchain_core.runnables.config import ensure_config
 from langgraph.prebuilt.tool_node import ToolCallRequest
 from langgraph.types import Command, interrupt
 
+from shieldkit.adapters import choices
 from shieldkit.adapters.langchain.config import principal_of
 from shieldkit.adapters.langchain.messages import META, OnRefusal, answer, outcome_of, refused, rewritten
 from shieldkit.conversation import Conversation, Role, Segment
@@ -85,6 +86,8 @@ class ShieldMiddleware(AgentMiddleware[ShieldState, Any, Any]):
         on_tool_output: Literal["withhold", "end"] = "withhold", screen_output: bool = True,
     ) -> None:  # fmt: skip
         super().__init__()
+        choices.check("on_refusal", on_refusal, get_args(OnRefusal))
+        choices.check("on_tool_output", on_tool_output, ("withhold", "end"))
         self.tools = []
         self.shield = shield
         self.approver = approver

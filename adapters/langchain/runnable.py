@@ -7,13 +7,14 @@ ShieldRunnable.screen(shield) | model | ShieldRunnable.screen(shield, stage="out
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.prompt_values import ChatPromptValue, PromptValue
 from langchain_core.runnables import Runnable, RunnableConfig
 from opentelemetry import trace
 
+from shieldkit.adapters import choices
 from shieldkit.adapters.langchain.config import Traced, principal_of
 from shieldkit.adapters.langchain.messages import (
     OnRefusal,
@@ -44,6 +45,7 @@ class ShieldRunnable(Runnable[Any, Any]):
         self, shield: Shield, *, schema: Any = None, options: CallOptions | None = None,
         on_refusal: OnRefusal = "message", tracer_provider: trace.TracerProvider | None = None,
     ) -> None:  # fmt: skip
+        choices.check("on_refusal", on_refusal, get_args(OnRefusal))
         self.shield = shield
         self.schema = schema
         self.options = options

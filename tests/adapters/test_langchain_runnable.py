@@ -22,7 +22,13 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from pydantic import BaseModel
 
 from shieldkit import Policy, Refused, Shield
-from shieldkit.adapters.langchain import RefusedByShield, ShieldRunnable
+from shieldkit.adapters.langchain import (
+    RefusedByShield,
+    ShieldDocumentFilter,
+    ShieldedChatModel,
+    ShieldMiddleware,
+    ShieldRunnable,
+)
 from shieldkit.adapters.langchain.config import principal_of
 from shieldkit.backends import LlamaCpp
 from shieldkit.budget import Principal
@@ -311,3 +317,14 @@ def test_a_screen_redacts_in_the_shape_that_it_was_given() -> None:
         assert screen.invoke(prompt).to_messages()[0].content == "[redacted]"
         assert screen.invoke({"role": "assistant", "content": secret})["content"] == "[redacted]"
         assert secret not in repr(screen.invoke([{"role": "assistant", "content": [{"type": "text", "text": secret}]}]))
+
+
+def test_a_misspelt_word_is_an_error_when_it_is_given(shield: Shield) -> None:
+    word: Any = "rais"
+    for make in (ShieldRunnable, ShieldMiddleware, ShieldDocumentFilter):
+        with pytest.raises(ConfigurationError, match="on_refusal"):
+            make(shield, on_refusal=word)
+    with pytest.raises(ConfigurationError, match="on_tool_output"):
+        ShieldMiddleware(shield, on_tool_output=word)
+    with pytest.raises(ValueError, match="on_refusal"):
+        ShieldedChatModel(shield=shield, on_refusal=word)

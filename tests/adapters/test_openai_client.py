@@ -358,3 +358,9 @@ def test_a_stream_adds_up_to_the_answer(upstream: Upstream, mode: str) -> None:
 def test_a_client_of_another_kind_is_refused() -> None:
     with Shield(POLICY) as shield, pytest.raises(ConfigurationError, match="neither OpenAI nor AsyncOpenAI"):
         guard(object(), shield)  # type: ignore[type-var]
+
+
+def test_a_misspelt_word_is_an_error_when_it_is_given() -> None:
+    word: Any = "rais"
+    with Shield(POLICY) as shield, pytest.raises(ConfigurationError, match="on_refusal"):
+        guard(openai.OpenAI(api_key="x"), shield, on_refusal=word)
