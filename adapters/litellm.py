@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 try:
     import litellm
@@ -108,15 +108,21 @@ class ShieldGuardrail(CustomGuardrail):  # type: ignore[misc,unused-ignore]
         return screening.refusal.message if screening.refusal is not None else self.shield.policy.refusal_message
 
 
-def _asked(data: Mapping[str, Any]) -> list[tuple[Any, Any, dict[str, Any]]]:
-    """What a request gives the model to read: where it stands, as (container, key), and the message that it is."""
-    found = [(data, key, {"role": "system", "content": data[key]}) for key in _SYSTEM if data.get(key)]
+_Asked: TypeAlias = tuple[Any, Any, dict[str, Any]]
+"""Where text stands in a request, as (container, key), and the message that it is."""
+
+
+def _asked(data: Mapping[str, Any]) -> list[_Asked]:
+    """What a request gives the model to read."""
+    found: list[_Asked] = [(data, key, {"role": "system", "content": data[key]}) for key in _SYSTEM if data.get(key)]
     messages = data.get("messages") or []
     found += [(messages, index, message) for index, message in enumerate(messages)]
     for name in _TEXTS:
         given = data.get(name)
-        places = [(given, i) for i in range(len(given))] if isinstance(given, list) else [(data, name)] if given else []
-        found += [(holder, key, _spoken(holder[key])) for holder, key in places]
+        if isinstance(given, list):
+            found += [(given, index, _spoken(value)) for index, value in enumerate(given)]
+        elif given:
+            found.append((data, name, _spoken(given)))
     return found
 
 
