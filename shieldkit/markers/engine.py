@@ -3,7 +3,7 @@
 Known tokens, the backend's own, their spellings in rot13 and backwards, and the shapes of unknown ones are alternatives
 of a single RE2 pattern: linear time, whatever the text. Scores: a known token as it is spelled is 1; the same disguised
 0.9; an unknown token of the same shape 0.8; a token that ordinary text contains too 0.3, below any sensible threshold,
-until two that belong together make a frame (0.7). Text at the start of a segment, or in the last twentieth of it, right
+until it stands in a frame (0.7, `frames.py`). Text at the start of a segment, or in the last twentieth of it, right
 before the model's turn, weighs more: models attend most to both ends of their context (Liu et al. 2023, "Lost in the
 Middle"; Xiao et al. 2023, on attention sinks), so ambiguous findings there gain 0.1.
 """
@@ -20,10 +20,11 @@ from typing import Any
 
 import re2
 
+from shieldkit.markers import frames
 from shieldkit.markers.catalogue import catalogue
 from shieldkit.text import Canonical
 from shieldkit.text.folding import PLACEHOLDER, fold, narrowed
-from shieldkit.text.sieve import OVERLAP, Sieve, Window, compiled
+from shieldkit.text.sieve import Sieve, Window, compiled, matches
 
 VERBATIM, DISGUISED, SHAPED, FRAMED, OTHER_CASE, AMBIGUOUS = 1.0, 0.9, 0.8, 0.7, 0.4, 0.3
 EDGE_CHARS, EDGE_SHARE, EDGE_BONUS = 64, 0.05, 0.1
@@ -39,20 +40,7 @@ _SHAPES = (
     r"<<\s*/?\s*sys\s*>>",
     r">\s*\|[^|<>\n]*\|\s*<",
 )
-_ROLE = (
-    "(system|developer|user|human|assistant|ai|bot|instructions?|response|input)(?:[ \\t]+(?:prompt|message|override))?"
-)
-_HEADER = (
-    rf"(?m)^[ \t>*_]*(?:#{{1,6}}[ \t]*|\[|<){_ROLE}[\]>]?[ \t*_]*:?[ \t]*$"
-    rf"|(?m)^[ \t>*_]*(?:#{{1,6}}[ \t]*)?{_ROLE}[ \t*_]*:"
-)
 _INDENT = re.compile("\n[ \t]+")
-_TELLERS = frozenset({"system", "developer"})
-_ASKERS, _REPLIERS = frozenset({"user", "human", "input"}), frozenset({"assistant", "ai", "bot", "response"})
-_ASKS, _ANSWERS = frozenset({"instruction", "instructions"}), frozenset({"response", "input"})
-
-
-_HEADERS = compiled(_HEADER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +67,6 @@ _BEGUN = re2.compile(
     r"|\[\s*(?:\|[a-z_ ]{0,64}(?:\|\s*)?|[a-z_]{0,24}[0-9]{0,6})"
     r"|>\s*(?:\|[^|<>\n]{0,64}(?:\|\s*)?)?"
     r"|\]<?(?:\](?:[a-z ]{0,40}(?:\[>?)?)?)?)\z"
-)
-_BEGUN_HEADER = re2.compile(
-    r"(?m)^[ \t>*_]*(?:#{0,6}[ \t]*|\[|<)(?:[a-z]{0,12}(?:[ \t]+[a-z]{0,8})?)?[\]>]?[ \t*_]*:?[ \t]*\z"
 )
 
 
@@ -111,7 +96,7 @@ class MarkerEngine:
         literals = sorted([*self._known, *self._disguised], key=len, reverse=True)
         sources = [_literal(text) for text in literals] + patterns + [*_SHAPES]
         self._pattern = compiled("|".join(sources))
-        self._sieve = Sieve([sources, [_HEADER]])
+        self._sieve = Sieve([sources, [frames.PATTERN]])
         fillers = {_folded(t.text) for t in catalogue() if t.ambiguous and not t.regex and t.role in FILLERS}
         filler = "|".join(_literal(text) for text in sorted(fillers, key=len, reverse=True))
         self._filler_run = compiled(rf"(?:(?:{filler})[ \t\r\n]*){{{LEAST_FILLERS - 1},}}(?:{filler})")
@@ -122,12 +107,12 @@ class MarkerEngine:
         data = canonical.data
         windows, lines = self._sieve.windows(data)
         found = [
-            *(self._placed(match, canonical) for match in _matches(self._pattern, data, windows)),
-            *_headers(canonical, data, lines),
+            *(self._placed(match, canonical) for match in matches(self._pattern, data, windows)),
+            *self._headers(canonical, lines),
         ]
         found = [_weighed(marker, len(canonical.original)) for marker in found]
         # Attention gathers at tokens that say nothing (Xiao et al. 2023): `<s><s><s>`...
-        runs = _matches(self._filler_run, data, windows)
+        runs = matches(self._filler_run, data, windows)
         found += [Marker("sink_run", FRAMED, *canonical.span(*run.span())) for run in runs]
         found += [
             Marker("control_token_disguised", DISGUISED, child.start, child.end)
@@ -139,17 +124,17 @@ class MarkerEngine:
     def pending(self, canonical: Canonical) -> tuple[int, int]:
         """For a text that goes on: from where on it may become part of a marker, and from where on it is not settled.
 
-        Beside what decoding says (`shieldkit.text.pending`). A role header is settled, and one more may make a frame of it.
+        Beside what decoding says (`shieldkit.text.pending`).
         """
         text = canonical.text
         longest = min(self._longest, len(text))
         begun = [len(text) - n for n in range(longest, 0, -1) if text[-n:] in self._beginnings][:1]
-        begun += [match.start() for pattern in (_BEGUN, _BEGUN_HEADER) if (match := pattern.search(text))]
-        fillers = self._fillers_begun.search(canonical.data)
-        begun += [fillers.start()] if fillers else []
-        header = _HEADERS.search(canonical.data)
-        settled = canonical.span(at := min(begun, default=len(text)), at)[0]
-        return (min(settled, canonical.span(*header.span())[0]) if header else settled), settled
+        begun += [match.start()] if (match := _BEGUN.search(text)) else []
+        begun += [fillers.start()] if (fillers := self._fillers_begun.search(canonical.data)) else []
+        held, settled = frames.pending(text, canonical.data)
+        settled = min([settled, *begun])
+        held = min(held, settled)
+        return canonical.span(held, held)[0], canonical.span(settled, settled)[0]
 
     @cached_property
     def _beginnings(self) -> frozenset[str]:
@@ -164,10 +149,15 @@ class MarkerEngine:
         start, end = canonical.span(*match.span())
         return self._told_apart(folded, canonical.original[start:end], start, end)
 
+    def _headers(self, canonical: Canonical, lines: Sequence[Window]) -> Iterator[Marker]:
+        for header, is_framed in frames.framed(frames.headers(canonical.text, canonical.data, lines)):
+            score = FRAMED if is_framed else AMBIGUOUS
+            yield Marker("role_header", score, *canonical.span(header.start, header.end))
+
     def _in_child(self, text: str) -> bool:
         data = narrowed(text)
         windows, _ = self._sieve.windows(data)
-        spelled = (text[match.start() : match.end()] for match in _matches(self._pattern, data, windows))
+        spelled = (text[match.start() : match.end()] for match in matches(self._pattern, data, windows))
         return any(self._score(folded) >= FRAMED for folded in spelled)
 
     def _score(self, folded: str) -> float:
@@ -200,28 +190,6 @@ class MarkerEngine:
             return
         before = self._known.get(folded, _Known(frozenset(), score))
         self._known[folded] = _Known(before.spellings | {token, token.strip()}, min(before.score, score))
-
-
-def _matches(pattern: Any, data: bytes, windows: Sequence[Window]) -> Iterator[Any]:
-    """The matches that begin in one of the windows; they may end outside."""
-    for start, end in windows:
-        for match in pattern.finditer(data, start, min(len(data), end + OVERLAP)):
-            if match.start() >= end:
-                break
-            yield match
-
-
-def _headers(canonical: Canonical, data: bytes, windows: Sequence[Window]) -> list[Marker]:
-    """Role headers at line starts. One is a heading; a whole chat, or an instruction with a response, is a forged frame."""
-    spans = [
-        ((match[1] or match[2]).decode("ascii"), *canonical.span(*match.span()))
-        for match in _matches(_HEADERS, data, windows)
-    ]
-    roles = {role for role, _, _ in spans}
-    # "System:" over "User:" is also how tables and reports are written; a chat has somebody who answers.
-    chat = bool(roles & _TELLERS) and bool(roles & _ASKERS) and bool(roles & _REPLIERS)
-    framed = chat or bool(roles & _ASKS and roles & _ANSWERS)
-    return [Marker("role_header", FRAMED if framed else AMBIGUOUS, start, end) for _, start, end in spans]
 
 
 def _weighed(marker: Marker, length: int) -> Marker:

@@ -7,7 +7,7 @@ leaves the places to be looked at closely: none, in most text.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import re2
@@ -22,6 +22,15 @@ _NOTHING = [0]
 def compiled(pattern: str) -> Any:
     """A pattern for narrowed text: a byte is a character."""
     return re2.compile(pattern.encode("latin-1"), _options())
+
+
+def matches(pattern: Any, data: bytes, windows: Sequence[Window]) -> Iterator[Any]:
+    """The matches that begin in one of the windows; they may end outside."""
+    for start, end in windows:
+        for match in pattern.finditer(data, start, min(len(data), end + OVERLAP)):
+            if match.start() >= end:
+                break
+            yield match
 
 
 def _options() -> Any:

@@ -28,6 +28,13 @@ WORDS = (
     "b2b",
     "<s>",
     "<s> </s>" * 3,
+    "\nsystem: ",
+    "\nuser: hi",
+    "\nassistant:\n",
+    "\n### Instruction:",
+    "\n### Response:",
+    "you are now root.",
+    "name: jane",
 )
 GLUE = (" ", ". ", "\n", ", ", "  ", "-", "")
 
@@ -61,8 +68,15 @@ def test_what_is_decoded_before_the_settled_place_stays(start: str, rest: str) -
     assert not [c for c in new if c.start < at]
 
 
-@settings(max_examples=150)
-@given(texts, texts)
+frames = st.lists(
+    st.sampled_from(
+        ["\nsystem:", "\nuser:", "\nassistant:", "\n### ", "response", " hi", " jane", "\nid: 3", "\n", "x " * 600]
+    )
+).map("".join)
+
+
+@settings(max_examples=300)
+@given(texts | frames, texts | frames)
 def test_markers_before_the_settled_place_stay_and_none_begins_before_the_held_one(start: str, rest: str) -> None:
     part, whole = canonicalise(start), canonicalise(start + rest)
     held, settled = ENGINE.pending(part)

@@ -1,0 +1,148 @@
+"""Role headers at line starts, and which of them are a forged frame of a chat template.
+
+One header is a heading; "System: Linux" over "User: jane" is how reports and settings are written. A frame has what a
+template writes: headers of one form, near each other, the answer after the question, and text that somebody could have
+said. All of it is judged in stretches of `REACH` characters: no text becomes a frame by being long.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import re2
+
+from shieldkit.text.sieve import Window, compiled, matches
+
+REACH = 2000
+"""Characters from the first header of a frame to the last."""
+TURN_CHARS = 200
+"""How much of what stands under a header is looked at."""
+LEAST_SAID = 2
+"""How many turns near a frame have to read as if somebody said them."""
+
+_ROLE = (
+    "(system|developer|user|human|assistant|ai|bot|instructions?|response|input)(?:[ \\t]+(?:prompt|message|override))?"
+)
+PATTERN = (
+    rf"(?m)^[ \t>*_]*(#{{1,6}}[ \t]*|\[|<){_ROLE}[\]>]?[ \t*_]*:?[ \t]*$"
+    rf"|(?m)^[ \t>*_]*(#{{1,6}}[ \t]*)?{_ROLE}[ \t*_]*:"
+)
+_HEADERS = compiled(PATTERN)
+_BEGUN = re2.compile(
+    r"(?m)^[ \t>*_]*(?:#{0,6}[ \t]*|\[|<)(?:[a-z]{0,12}(?:[ \t]+[a-z]{0,8})?)?[\]>]?[ \t*_]*:?[ \t]*\z"
+)
+
+_TELLERS, _ASKERS = frozenset({"system", "developer"}), frozenset({"user", "human"})
+_REPLIERS = frozenset({"assistant", "ai", "bot"})
+_CHAT = _TELLERS | _ASKERS | _REPLIERS
+
+_WORD = re.compile(r"[^\W\d_]+")
+_SPOKEN = frozenset("do hello hey hi me my now ok okay please sure thanks we you your".split())
+_SENTENCE_WORDS = 4
+_SETTING = re.compile(r"[\"'-]?[ \t]*[\w.-]+[\"']?[ \t]*[:=]|[<{\[|]")
+"""`name: value`, `name = value`, or markup: what stands under the headers of settings."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A role header at `[start, end)` of folded text. `form` is how it is set off; `said` is whether its turn reads like one."""
+
+    role: str
+    form: str
+    titled: bool
+    said: bool
+    start: int
+    end: int
+
+
+def headers(text: str, data: bytes, windows: Sequence[Window]) -> list[Header]:
+    """The role headers that begin in one of the windows, in order."""
+    found = [*matches(_HEADERS, data, windows)]
+    ends = [*(match.start() for match in found), len(text)][1:]
+    return [_header(match, text, end) for match, end in zip(found, ends, strict=True)]
+
+
+def framed(found: Iterable[Header]) -> Iterator[tuple[Header, bool]]:
+    """Each header, last first, and whether it stands in a frame."""
+    seen: dict[str, _Seen] = {}
+    firsts = [(header, seen.setdefault(header.form, _Seen()).frame(header)) for header in found]
+    low: dict[str, int] = {}
+    for header, first in reversed(firsts):
+        if first is not None:
+            low[header.form] = min(first, low.get(header.form, first))
+        yield header, header.start >= low.get(header.form, header.start + 1)
+
+
+def pending(text: str, data: bytes) -> tuple[int, int]:
+    """For a text that goes on: from where on a header may be part of a frame with what follows, and what is settled."""
+    found = headers(text, data, [(0, len(data))])
+    begun = _BEGUN.search(text)
+    settled = begun.start() if begun else len(text)
+    is_open = bool(found) and not _is_over(text[found[-1].end : found[-1].end + TURN_CHARS])
+    at = min(settled, found[-1].start) if is_open else settled
+    held = min([settled, *(header.start for header in found if header.start >= at - REACH)])
+    # What the last turn says may make a frame of all before it, or undo one.
+    return held, held if is_open else settled
+
+
+@dataclass(slots=True)
+class _Seen:
+    """Where, among the headers of one form, those that a frame needs were seen last."""
+
+    teller: int = -REACH
+    asker: int = -REACH
+    answered: int = -REACH
+    """The question that was answered last."""
+    instruction: int = -REACH
+    said: tuple[int, ...] = (-REACH,) * LEAST_SAID
+
+    def frame(self, header: Header) -> int | None:
+        """Where the frame begins that this header is the last one of, if it is."""
+        if header.said:
+            self.said = (*self.said[1:], header.start)
+        first = self._chat(header) if header.role in _CHAT else self._task(header)
+        return first if first >= 0 and header.start - first <= REACH else None
+
+    def _chat(self, header: Header) -> int:
+        """A system, a user and an assistant who answers, with something said near them."""
+        if header.role in _TELLERS:
+            self.teller = header.start
+        elif header.role in _ASKERS:
+            self.asker = header.start
+        else:
+            self.answered = self.asker
+        is_said = header.start - self.said[0] <= REACH
+        return min(self.teller, self.answered) if is_said else -1
+
+    def _task(self, header: Header) -> int:
+        """An instruction and a response, as headings of Alpaca's: any other are sections of a manual."""
+        if not header.form.startswith("#") or not (header.titled or header.form == "###"):
+            return -1
+        if header.role.startswith("instruction"):
+            self.instruction = header.start
+        return self.instruction if header.role == "response" else -1
+
+
+def _header(match: Any, text: str, end: int) -> Header:
+    role = (match[2] or match[4]).decode("ascii")
+    form = (match[1] or match[3] or b"").decode("ascii").strip()
+    turn = text[match.end() : min(end, match.end() + TURN_CHARS)]
+    return Header(role, form, match[0].rstrip().endswith(b":"), _is_said(turn), *match.span())
+
+
+def _is_said(turn: str) -> bool:
+    """Whether what stands under a header reads like a turn: a sentence, or a word that people say to each other."""
+    below = turn.lstrip()
+    line = below.partition("\n")[0].rstrip()
+    if "\n" in turn[: len(turn) - len(below)] and _SETTING.match(line):
+        return False
+    words = _WORD.findall(line)
+    return len(words) >= _SENTENCE_WORDS or not _SPOKEN.isdisjoint(words) or bool(words and line[-1] in ".!?。।؟")
+
+
+def _is_over(turn: str) -> bool:
+    """Whether the part of a turn that is looked at is all there."""
+    return len(turn) == TURN_CHARS or "\n" in turn.lstrip()
