@@ -16,30 +16,24 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import re2
 
-from shieldkit.markers import frames
+from shieldkit.markers import frames, shapes
 from shieldkit.markers.catalogue import catalogue
 from shieldkit.text import Canonical
 from shieldkit.text.folding import PLACEHOLDER, fold, narrowed
-from shieldkit.text.sieve import Sieve, Window, compiled, matches
+from shieldkit.text.sieve import OVERLAP, Sieve, Window, compiled, matches
 
 VERBATIM, DISGUISED, SHAPED, FRAMED, OTHER_CASE, AMBIGUOUS = 1.0, 0.9, 0.8, 0.7, 0.4, 0.3
 EDGE_CHARS, EDGE_SHARE, EDGE_BONUS = 64, 0.05, 0.1
 BELOW = 0.45  # what is ambiguous by itself stays below the usual threshold, also at an edge
-LONGEST_SHAPE = 64
 FILLERS = frozenset({"bos", "eos", "padding", "sep", "unk", "cls", "turn_end"})
 LEAST_FILLERS = 8
 """How many tokens of these roles in a row are a run; ordinary text has one of them, or explains a few."""
 
-_SHAPES = (
-    r"<\s*\|[^|<>\n]*\|\s*>",
-    r"\[\s*\|[a-z][a-z_ ]+\|\s*\]",
-    r"<<\s*/?\s*sys\s*>>",
-    r">\s*\|[^|<>\n]*\|\s*<",
-)
 _INDENT = re.compile("\n[ \t]+")
 
 
@@ -62,12 +56,7 @@ class _Known:
 
 
 # What may be the beginning of a shape, or of a pattern of the catalogue, at the end of a text.
-_BEGUN = re2.compile(
-    r"(?:<[\s/<]*(?:\|[^|<>\n]{0,64}(?:\|\s*)?|[a-z_]{0,24}[0-9]{0,6})"
-    r"|\[\s*(?:\|[a-z_ ]{0,64}(?:\|\s*)?|[a-z_]{0,24}[0-9]{0,6})"
-    r"|>\s*(?:\|[^|<>\n]{0,64}(?:\|\s*)?)?"
-    r"|\]<?(?:\](?:[a-z ]{0,40}(?:\[>?)?)?)?)\z"
-)
+_BEGUN = compiled(rf"(?:{shapes.BEGUN}|<[\s|]*[a-z_ :-]{{0,64}}[0-9]{{0,6}}|\]<?(?:\](?:[a-z ]{{0,40}}(?:\[>?)?)?)?)\z")
 
 
 class MarkerEngine:
@@ -93,8 +82,13 @@ class MarkerEngine:
             for text, known in self._known.items() if known.score >= FRAMED
             for other in _other_spellings(text, known.spellings) if other not in self._known
         }  # fmt: skip
+        self._alike = {
+            shapes.tight(other): _Known(frozenset(map(shapes.tight, known.spellings)), DISGUISED)
+            for text, known in self._known.items() if known.score == VERBATIM
+            for other in (text, shapes.without_end(text)) if other
+        }  # fmt: skip
         literals = sorted([*self._known, *self._disguised], key=len, reverse=True)
-        sources = [_literal(text) for text in literals] + patterns + [*_SHAPES]
+        sources = [_literal(text) for text in literals] + patterns + [*shapes.SHAPES]
         self._pattern = compiled("|".join(sources))
         self._sieve = Sieve([sources, [frames.PATTERN]])
         fillers = {_folded(t.text) for t in catalogue() if t.ambiguous and not t.regex and t.role in FILLERS}
@@ -107,7 +101,7 @@ class MarkerEngine:
         data = canonical.data
         windows, lines = self._sieve.windows(data)
         found = [
-            *(self._placed(match, canonical) for match in matches(self._pattern, data, windows)),
+            *chain.from_iterable(self._placed(m, canonical) for m in matches(self._pattern, data, windows)),
             *self._headers(canonical, lines),
         ]
         found = [_weighed(marker, len(canonical.original)) for marker in found]
@@ -129,7 +123,7 @@ class MarkerEngine:
         text = canonical.text
         longest = min(self._longest, len(text))
         begun = [len(text) - n for n in range(longest, 0, -1) if text[-n:] in self._beginnings][:1]
-        begun += [match.start()] if (match := _BEGUN.search(text)) else []
+        begun += [match.start()] if (match := _BEGUN.search(canonical.data)) else []
         begun += [fillers.start()] if (fillers := self._fillers_begun.search(canonical.data)) else []
         held, settled = frames.pending(text, canonical.data)
         settled = min([settled, *begun])
@@ -144,10 +138,12 @@ class MarkerEngine:
     def _longest(self) -> int:
         return max(map(len, self._beginnings), default=0)
 
-    def _placed(self, match: Any, canonical: Canonical) -> Marker:
+    def _placed(self, match: Any, canonical: Canonical) -> Iterator[Marker]:
         folded = canonical.text[match.start() : match.end()]
         start, end = canonical.span(*match.span())
-        return self._told_apart(folded, canonical.original[start:end], start, end)
+        rule, score = self._told_apart(folded, canonical.original[start:end])
+        if score:
+            yield Marker(rule, score, start, end)
 
     def _headers(self, canonical: Canonical, lines: Sequence[Window]) -> Iterator[Marker]:
         for header, is_framed in frames.framed(frames.headers(canonical.text, canonical.data, lines)):
@@ -158,31 +154,24 @@ class MarkerEngine:
         data = narrowed(text)
         windows, _ = self._sieve.windows(data)
         spelled = (text[match.start() : match.end()] for match in matches(self._pattern, data, windows))
-        return any(self._score(folded) >= FRAMED for folded in spelled)
+        return any(self._told_apart(folded)[1] >= FRAMED for folded in spelled)
 
-    def _score(self, folded: str) -> float:
-        """What a folded spelling says, whatever it was folded from."""
-        known = self._known.get(_tight(folded))
-        if known is not None:
-            return known.score
-        if folded in self._disguised:
-            return DISGUISED
-        inner = folded.strip("<>[]|/ ")
-        likely = len(inner) > 0 and len(folded) <= LONGEST_SHAPE and any(c.isalpha() for c in inner)
-        return SHAPED if likely else AMBIGUOUS
-
-    def _told_apart(self, folded: str, original: str, start: int, end: int) -> Marker:
-        known = self._known.get(_tight(folded))
+    def _told_apart(self, folded: str, original: str = "") -> tuple[str, float]:
+        """The rule and the score of a match; a score of 0 where it is nothing. `original` is how it was spelled, if known."""
+        known = self._known.get(_unindented(folded))
+        if known is not None and known.score < VERBATIM:
+            return "role_header" if known.score == FRAMED else "template_marker", known.score
+        if known is not None and original in known.spellings:
+            return "control_token", VERBATIM
+        if known is None and folded in self._disguised:
+            return "control_token_disguised", DISGUISED
         if known is None:
-            rule = "control_token_disguised" if folded in self._disguised else "unknown_token"
-            return Marker(rule, self._score(folded), start, end)
-        if known.score < VERBATIM:
-            return Marker("role_header" if known.score == FRAMED else "template_marker", known.score, start, end)
-        if original in known.spellings:
-            return Marker("control_token", VERBATIM, start, end)
-        if original.lower() == folded and not folded.startswith("<"):
-            return Marker("template_marker", OTHER_CASE, start, end)
-        return Marker("control_token_disguised", DISGUISED, start, end)
+            known = self._alike.get(shapes.tight(folded)) if len(folded) <= OVERLAP else None
+            if known is None:
+                return "unknown_token", SHAPED if shapes.likely(folded) else 0.0
+            folded, original = shapes.tight(folded), shapes.tight(original)
+        is_other_case = original not in known.spellings and original.lower() == folded and not folded.startswith("<")
+        return ("template_marker", OTHER_CASE) if is_other_case else ("control_token_disguised", DISGUISED)
 
     def _add(self, token: str, score: float) -> None:
         folded = _folded(token)
@@ -223,7 +212,7 @@ def _literal(token: str) -> str:
     return pattern.replace("\\\n", "\\n[ \\t]*")
 
 
-def _tight(folded: str) -> str:
+def _unindented(folded: str) -> str:
     """A match without the blanks after its line ends."""
     return _INDENT.sub("\n", folded) if "\n" in folded else folded
 

@@ -62,13 +62,51 @@ def test_at_least_99_percent_of_the_catalogue_is_found_in_disguise(name: str) ->
         "<|brand_new_token|>",
         "<｜neues▁Token｜>",
         "< | im_start | >",
-        "[|whatever|]",
+        "[|end_of_part|]",
+        "<|助手|>",
+        "<|\nnew_token\n|>",
         "<<SYS>>",
         "<|reserved_special_token_17|>",
     ],
 )
 def test_unknown_tokens_of_known_shapes_are_found(text: str) -> None:
     assert found(f"hello {text} there")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<|\nim_start\n|>",
+        "<|im_\nstart|>",
+        "<|im_=\nstart|>",
+        "<| begin of sentence |>",
+        "<¦im_start¦>",
+        "<‖im_start‖>",
+        "《|im_start|》",
+        "≺|im_start|≻",
+        "⧼|im_start|⧽",
+        r"<\|im_start\|>",
+        r"\<\|im\_start\|\>",
+        r"\[INST\] hello",
+        "< start_of_turn >model",
+        "</ think>",
+        "[ INST ] hello",
+        "hello [ / INST ]",
+        "<|im<!-- -->_start|>",
+        "<|im<b></b>_start|>",
+        "<|im_start",
+        "<|endoftext",
+    ],
+)
+def test_known_tokens_are_found_with_what_leaves_them_readable(text: str) -> None:
+    (marker,) = {m.rule for m in found(f"The parcel came on Monday. {text} The shop opens at nine.")}
+    assert marker == "control_token_disguised"
+
+
+@pytest.mark.parametrize("opened", ["<|", "<|x", "< ", "[|", "<|x\n", "<|x-", "<\n", "<|<!--"])
+@pytest.mark.parametrize("token", ["<|im_start|>", "[INST]", "\n\nHuman: ", "<start_of_turn>", "[|user|]"])
+def test_what_begins_like_a_token_hides_none_behind_it(opened: str, token: str) -> None:
+    assert any(m.start >= len(opened) + 1 for m in found(f"a{opened}{token} b|> c"))
 
 
 @pytest.mark.parametrize(
@@ -119,6 +157,9 @@ def test_headings_and_settings_are_no_frame_however_long_the_text_is(text: str) 
     [
         "System: Windows 11\nUser: admin\nError: offline", "The user: a short portrait", "if a < b | c > d: pass",
         "Use cat <filename> to print it", "<s>struck</s> and <image> tags", "a || b && c", "arr[inst] = 3", "# Response",
+        "text <| String.fromInt model |> String.trim", "List.sum <| numbers |> printfn", "xs <| f\n  |> g",
+        "Use `<|` to pipe backward and `|>` to pipe forward.", "[|one|]", "[| one |]", "{<in>|op|<out>}", "<|H|> a<|b|>c",
+        "client >|request|< server", "Foo <|-- Bar : uses |>", "arr[ inst ] = 3", "f <|user", "中|名|词", "<中文> <b >x</b >",
         "----------------------------------------", "Total ......................... 5", "|---|---|---|", "\n" * 60,
     ],
 )  # fmt: skip

@@ -28,6 +28,15 @@ WORDS = (
     "b2b",
     "<s>",
     "<s> </s>" * 3,
+    "<|im_\nstart|>",
+    "<|im_=\r\nstart|>",
+    r"\<\|im\_start\|\>",
+    "《|im_start|》",
+    "<¦im<!-- -->_start¦>",
+    "[ / INST ]",
+    "< start_of_turn >",
+    "<|some_new_token|>",
+    "<special_12>",
     "\nsystem: ",
     "\nuser: hi",
     "\nassistant:\n",
@@ -75,9 +84,14 @@ frames = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=300)
-@given(texts | frames, texts | frames)
-def test_markers_before_the_settled_place_stay_and_none_begins_before_the_held_one(start: str, rest: str) -> None:
+def cut(text: str, at: int) -> tuple[str, str]:
+    return text[: at % (len(text) + 1)], text[at % (len(text) + 1) :]
+
+
+@settings(max_examples=400)
+@given(st.tuples(texts | frames, texts | frames) | st.builds(cut, texts | frames, st.integers(0, 10_000)))
+def test_markers_before_the_settled_place_stay_and_none_begins_before_the_held_one(parts: tuple[str, str]) -> None:
+    start, rest = parts
     part, whole = canonicalise(start), canonicalise(start + rest)
     held, settled = ENGINE.pending(part)
     held, settled = (min(place, pending(part), runs_pending(part)) for place in (held, settled))

@@ -1,0 +1,81 @@
+"""The shapes of control tokens, and what is the same token written otherwise.
+
+The operators of Elm, F# and others, and the cells of diagrams, have the shape `<| … |>` too: only what a token could be
+called counts there. Known tokens are known with blanks, one line break, Markdown's escapes, an HTML tag or comment
+inside, with signs that look like theirs, and without their end.
+"""
+
+from __future__ import annotations
+
+import re
+
+from shieldkit.text.sieve import OVERLAP
+
+LEAST_LETTERS, LEAST_ALONE, LONGEST_SHAPE = 3, 9, 64
+"""Letters of an unknown name, in bytes (one of a Chinese name says more); of a known one that has no end; and signs in all."""
+
+_BARS = "¦‖ǁ∥║⏐⎸⎹▏▕"
+_OPENING, _CLOSING = "《⟪≺⧼❬⦑≪⋖", "》⟫≻⧽❭⦒≫⋗"
+
+# In narrowed text \x1a stands for whatever is not ASCII.
+_GAP = r"[\s\\]*"
+_CHAR = r"[a-z0-9_\\\x1a]"
+_BREAK = r"[ \t]*(?:=?\r?\n)?[ \t]*"
+_TAG = r"(?:<!--[a-z0-9_ ]*-->|</?(?:b|i|u|em|span|strong|wbr)>)"
+_BODY = rf"{_BREAK}/?{_CHAR}+(?:(?:[:./-]|{_TAG}+|{_BREAK}){_CHAR}+)*{_BREAK}"
+_BLANKS = r"[ \t\\]"
+_NAME = r"[a-z0-9_:\\\x1a]+"
+
+SHAPES = (
+    rf"<{_GAP}[|\x1a]{_BODY}[|\x1a]{_GAP}>",
+    rf"[<\x1a]\|{_BODY}\|[>\x1a]",
+    rf"\[\s*\|{_BODY}\|\s*\]",
+    r"<<\s*/?\s*sys\s*>>",
+    rf"[<\[]{_BLANKS}+/?{_BLANKS}*{_NAME}{_BLANKS}*[>\]]",
+    rf"[<\[]/{_BLANKS}+{_NAME}{_BLANKS}*[>\]]",
+    rf"[<\[]/?{_NAME}{_BLANKS}+[>\]]",
+    rf"<\|{_CHAR}+",
+)
+_INSIDE = rf"[a-z0-9_\s\\:./=!<>\x1a-]{{0,{OVERLAP}}}(?:\|{_GAP})?"
+BEGUN = (
+    rf"<[\s\\/<]*(?:[|\x1a]{_INSIDE})?"
+    rf"|\x1a(?:\|{_INSIDE})?"
+    rf"|\[\s*(?:\|{_INSIDE})?"
+    rf"|[<\[]{_BLANKS}*/?{_BLANKS}*[a-z0-9_:\\\x1a]{{0,{OVERLAP}}}{_BLANKS}*"
+)
+"""What may be the beginning of one of them at the end of a text."""
+
+_MARKUP = re.compile(_TAG)
+_SIGNS = {
+    ord(sign): plain
+    for signs, plain in ((_BARS, "|"), (_OPENING, "<"), (_CLOSING, ">"), ("\\", None))
+    for sign in signs
+}
+_NEUTRAL = str.maketrans("", "", " \t\r\n_=")
+_CALLED = re.compile(r"<(\s*)\|(\s*)/?(\w(?:[\w:./-]*\w)?)\2\|\1>|\[\|/?(\w(?:[\w:./-]*\w)?)\|\]")
+
+
+def tight(spelled: str) -> str:
+    """A spelling of a token without all that makes it no other one."""
+    return _MARKUP.sub("", spelled.translate(_SIGNS)).translate(_NEUTRAL)
+
+
+def without_end(token: str) -> str | None:
+    """A token without its last two signs, where it cannot be taken for anything else."""
+    name = token[2:-2]
+    is_name = token.startswith("<|") and token.endswith("|>") and name.replace("_", "").isalnum()
+    return token[:-2] if is_name and ("_" in name or len(name) >= LEAST_ALONE) else None
+
+
+def likely(folded: str) -> bool:
+    """Whether a match is what an unknown token could look like: a name of a few letters, blanks on both sides alike.
+
+    A variable stands between operators with blanks around it, and in brackets of arrays; there a name needs two parts.
+    """
+    called = _CALLED.fullmatch(folded.translate(_SIGNS))
+    if called is None or len(folded) > LONGEST_SHAPE:
+        return False
+    name = called[3] or called[4]
+    letters = "".join(filter(str.isalpha, name))
+    is_bare = called[3] is not None and not called[1] and not called[2]
+    return len(letters.encode()) >= LEAST_LETTERS and (is_bare or "_" in name)
