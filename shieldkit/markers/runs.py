@@ -1,11 +1,14 @@
 """Padding: long runs of one character, or of a short unit again and again.
 
 Long runs of newlines, delimiters or one token push instructions out of a context window, or park attention (attention
-sinks: Xiao et al. 2023). Rules of dashes and rows of dots are ordinary up to a few hundred characters.
+sinks: Xiao et al. 2023). Rules of dashes, rows of dots and fields to fill in are ordinary up to a thousand characters or so,
+and are said with a score below the threshold of the default policy; so are masks, empty rows and the zeros of encoded files
+up to many thousands.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TypeAlias
 
@@ -18,10 +21,20 @@ from shieldkit.text import Canonical
 Octets: TypeAlias = NDArray[np.uint8]
 
 LEAST_RUN, LEAST_WORDS, LEAST_BLANK = 400, 1200, 6000
+"""From which length on a run of signs, of words, or of blanks is said."""
+LONG_RUN, LONG_DATA = 2000, 20_000
+"""From which length on it blocks: of whatever is no data; of data."""
 CERTAIN_RUN = 8000
+LONG, SHORT, SHORT_DATA = 0.55, 0.4, 0.3
 MAX_UNIT = 16
+CONTEXT = 16
+"""How many characters before a run are looked at."""
 STRIDE = 64
 SAMPLES = LEAST_RUN // STRIDE - 1
+
+_FIELDS = re.compile(r"[a-z\s.+\-\"'()\[\]{}]*[0-9,;][a-z0-9\s.,;+\-\"'()\[\]{}]*")
+_LITERALS = frozenset("".join(sorted(word)) for word in ("", "null", "none", "nan", "true", "false"))
+_ENCODED = re.compile("[a-z0-9+/_-]*")
 
 
 def runs(canonical: Canonical) -> Iterator[Marker]:
@@ -40,13 +53,17 @@ def runs(canonical: Canonical) -> Iterator[Marker]:
         several &= alike[:, k : k + several.shape[1]]
     if not several.any():
         return
+    found = [
+        (start, end, unit)
+        for unit, begins in enumerate(several, 1)
+        for start, end in _periodic(canonical.text, data, begins, unit)
+    ]
     taken = 0
-    for unit, begins in enumerate(several, 1):
-        for start, end in _periodic(canonical.text, data, begins, unit):
-            if start >= taken and end - start >= (least := _least(canonical.text[start : start + unit])):
-                taken = end
-                certain = min(1.0, (end - start - least) / CERTAIN_RUN)
-                yield Marker("sink_run", 0.55 + 0.4 * certain, *canonical.span(start, end))
+    # What has a period has its multiples too. Runs of two periods overlap by no more than both (Fine and Wilf 1965).
+    for start, end, unit in sorted(found, key=lambda run: (run[0], -run[1])):
+        if start >= taken - 2 * MAX_UNIT and (score := _score(canonical.text, start, end, unit)):
+            taken = end
+            yield Marker("sink_run", score, *canonical.span(start, end))
 
 
 def pending(canonical: Canonical) -> int:
@@ -72,13 +89,19 @@ def _periodic(text: str, data: Octets, begins: NDArray[np.bool_], unit: int) -> 
     cuts = np.flatnonzero(np.diff(places) > 1)
     firsts, lasts = places[np.concatenate([[0], cuts + 1])], places[np.concatenate([cuts, [-1]])]
     for start, end in zip(firsts.tolist(), (lasts + SAMPLES).tolist(), strict=True):
-        # Whatever is in it, the run is no longer than to the next samples on both sides.
-        if (end - start + 2) * STRIDE + unit < _least(text[start * STRIDE : start * STRIDE + unit]):
+        # Indentation makes samples alike in their first characters. Of so few, the three in the middle are in any run.
+        middle = (start + end) // 2 * STRIDE
+        if end - start <= SAMPLES + 2 and not _repeats(text[middle - STRIDE : middle + STRIDE + MAX_UNIT], unit):
             continue
+        # Whatever is in it, the run is no longer than to the next samples on both sides.
         low, high = max(0, (start - 1) * STRIDE), min(len(data) - unit, (end + 1) * STRIDE)
         same = data[low:high] == data[low + unit : high + unit]
         for first, last in _stretches(same, LEAST_RUN - unit):
             yield from _confirmed(text, low + first, low + last + unit, unit)
+
+
+def _repeats(sample: str, unit: int) -> bool:
+    return sample[:-unit] == sample[unit:]
 
 
 def _confirmed(text: str, start: int, end: int, unit: int) -> Iterator[tuple[int, int]]:
@@ -93,14 +116,33 @@ def _confirmed(text: str, start: int, end: int, unit: int) -> Iterator[tuple[int
 
 
 def _stretches(same: NDArray[np.bool_], least: int) -> Iterator[tuple[int, int]]:
-    edges = np.flatnonzero(np.diff(same, prepend=False, append=False))
-    starts, ends = edges[::2], edges[1::2]
-    for k in np.flatnonzero(ends - starts >= least).tolist():
-        yield int(starts[k]), int(ends[k])
+    bounds = np.concatenate([[-1], np.flatnonzero(~same), [len(same)]])
+    for k in np.flatnonzero(np.diff(bounds) > least).tolist():
+        yield int(bounds[k]) + 1, int(bounds[k + 1])
 
 
-def _least(unit: str) -> int:
-    """Tables are padded with blanks, and lists repeat a word: those must be longer to count."""
-    if unit.isspace() and "\n" not in unit:
-        return LEAST_BLANK
-    return LEAST_WORDS if any(c.isalnum() for c in unit) else LEAST_RUN
+def _score(text: str, start: int, end: int, unit: int) -> float:
+    """0 for what is ordinary. Tables are padded with blanks, and lists repeat a word: those must be longer to count."""
+    repeated, length = text[start : start + unit], end - start
+    if repeated.isspace() and "\n" not in repeated:
+        least = long = LEAST_BLANK
+    else:
+        least = LEAST_WORDS if any(c.isalnum() for c in repeated) else LEAST_RUN
+        long = LONG_RUN
+    short = SHORT
+    if _is_literal(repeated) or _is_encoded(text[max(0, start - CONTEXT) : start], repeated):
+        long, short = LONG_DATA, SHORT_DATA
+    if length < least:
+        return 0.0
+    return short if length < long else LONG + 0.4 * min(1.0, (length - long) / CERTAIN_RUN)
+
+
+def _is_literal(repeated: str) -> bool:
+    """Numbers, `null` and the like, or nothing at all, with separators: an array, a mask, or empty rows."""
+    letters = "".join(sorted(filter(str.isalpha, repeated)))
+    return letters in _LITERALS and _FIELDS.fullmatch(repeated) is not None
+
+
+def _is_encoded(before: str, repeated: str) -> bool:
+    """Whether it goes on what looks like base64 or hex: zeros of a file."""
+    return len(before) == CONTEXT and _ENCODED.fullmatch(before + repeated) is not None

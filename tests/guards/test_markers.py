@@ -18,7 +18,7 @@ from shieldkit.conversation import Conversation, Role, Segment, Trust
 from shieldkit.guards.base import Inspection, Report
 from shieldkit.guards.markers import MarkerGuard
 from shieldkit.markers import Marker, MarkerEngine, catalogue, dense, runs
-from shieldkit.markers.runs import LEAST_BLANK, LEAST_RUN, LEAST_WORDS
+from shieldkit.markers.runs import LEAST_BLANK, LEAST_RUN, LEAST_WORDS, MAX_UNIT
 from shieldkit.outcome import Stage
 from shieldkit.policy.model import MarkerSettings
 from shieldkit.text import Canonical, canonicalise, signals
@@ -215,6 +215,48 @@ def test_a_passage_of_signs_without_a_period_is_said_and_blocks_nothing() -> Non
     drawing = "\n".join(" " * rng.randrange(30) + "/\\_|" * 2 + " " * 30 for _ in range(300))
     table = "| a1 | 42.5 |  x |\n|---|---|---|\n" * 400
     assert not list(dense(canonicalise(drawing + table)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps({"mask": [0] * 700}), json.dumps({"rows": [None] * 250}), json.dumps({"flags": [False] * 200}),
+        "id,a\n" + "1," + "0," * 700 + "0\n", "0.0 " * 1500, "a,b\n" + ",,,,,,,,\n" * 60 + "Total,,,,,,5.00,,\n",
+        '<audio src="data:audio/wav;base64,UklGRiQAAABXQVZFZm10IBAAAAABAAEARKwAAIhYAQACABAAZGF0YQ' + "A" * 1600 + '==">',
+        '<img src="data:image/bmp;base64,Qk1GDQAAAAAAADYAAAAoAAAAIA' + "/" * 1600 + '">', "tests/test_a.py " + "." * 500,
+        "0xa9059cbb00000000000000000000000098" + "0" * 3000, "x, " * 450, "ha" * 700,
+    ],
+)  # fmt: skip
+def test_ordinary_data_has_runs_that_are_said_and_block_nothing(text: str) -> None:
+    assert all(m.score < 0.5 for m in runs(canonicalise(text)))
+
+
+@pytest.mark.parametrize("unit", ["\n", "!", "<|", "- ", "a", "#=", "\n\t", "the same words "])
+def test_floods_are_found(unit: str) -> None:
+    assert any(m.score >= 0.5 for m in runs(canonicalise("Hello, " + unit * (2020 // len(unit)) + "you")))
+
+
+def test_a_flood_of_data_is_found_when_it_is_very_long() -> None:
+    assert any(m.score >= 0.5 for m in runs(canonicalise("[" + "0, " * 8000 + "0]")))
+
+
+@given(
+    st.text("abx ,=.\n", max_size=200) | st.integers(0, 200).map("x".__mul__),
+    st.sampled_from(["=", ",,,,,,,,\n", "-|", "#-+*~", "\n", "the words "]),
+    st.integers(LEAST_WORDS, 2600),
+    st.text("abx ,=.\n", max_size=200) | st.just("=" * 3000) | st.just("q7k;v" * 50 + "-" * 700),
+)
+def test_a_run_is_found_whatever_stands_around_it(before: str, unit: str, length: int, after: str) -> None:
+    run = unit * (length // len(unit) + 1)
+    low, high = len(before) + MAX_UNIT, len(before) + len(run) - MAX_UNIT
+    (alone,) = runs(canonicalise(run))
+    inside = [m for m in runs(canonicalise(before + run + after)) if m.start <= low and m.end >= high]
+    assert any(m.score >= alone.score for m in inside)
+
+
+@pytest.mark.parametrize("before", range(0, 70, 7))
+def test_a_short_run_is_found_whatever_stands_before(before: int) -> None:
+    assert [*runs(canonicalise("x" * before + ",,,,,,,,\n" * 60))]
 
 
 @pytest.mark.parametrize("before", [0, 1, 31, 63, 64, 100])

@@ -79,7 +79,18 @@ def test_what_is_decoded_before_the_settled_place_stays(start: str, rest: str) -
 
 frames = st.lists(
     st.sampled_from(
-        ["\nsystem:", "\nuser:", "\nassistant:", "\n### ", "response", " hi", " jane", "\nid: 3", "\n", "x " * 600]
+        [
+            "\nsystem:",
+            "\nuser:",
+            "\nassistant:",
+            "\n### ",
+            "response",
+            " hi",
+            " jane",
+            "\nid: 3",
+            "\n",
+            "The museum opens.\n" * 70,
+        ]
     )
 ).map("".join)
 
@@ -88,7 +99,7 @@ def cut(text: str, at: int) -> tuple[str, str]:
     return text[: at % (len(text) + 1)], text[at % (len(text) + 1) :]
 
 
-@settings(max_examples=400)
+@settings(max_examples=150)
 @given(st.tuples(texts | frames, texts | frames) | st.builds(cut, texts | frames, st.integers(0, 10_000)))
 def test_markers_before_the_settled_place_stay_and_none_begins_before_the_held_one(parts: tuple[str, str]) -> None:
     start, rest = parts
