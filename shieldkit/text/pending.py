@@ -14,6 +14,7 @@ import re2
 from shieldkit.text import decoding, encodings, spellings
 from shieldkit.text.canonical import Canonical
 from shieldkit.text.decoding import Read
+from shieldkit.text.folding import encodable
 from shieldkit.text.regions import LINE, MARGIN
 
 SPOT_CHARS = 16
@@ -27,7 +28,7 @@ _SELECTOR = r"[\x{fe00}-\x{fe0f}\x{e0100}-\x{e01ef}]"
 
 def pending(canonical: Canonical) -> int:
     """The index, in the original, of the first character that is not settled yet. len(original) when all of it is."""
-    text, original = canonical.text, canonical.original
+    text, original = canonical.text, encodable(canonical.original)
     folded = min(max(0, len(text) - CONTEXT_CHARS), *(PENDING[d.read](text) for d in decoding.FOLDED))
     return min(
         canonical.span(folded, folded)[0],

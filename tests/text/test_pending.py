@@ -64,6 +64,12 @@ def test_every_decoder_says_what_it_has_not_seen_the_end_of() -> None:
     assert set(PENDING) == {decoder.read for decoder in (*decoding.ORIGINAL, *decoding.FOLDED)}
 
 
+@given(st.text(st.characters(codec=None, exclude_categories=()), max_size=60))
+def test_a_lone_surrogate_is_no_error(text: str) -> None:
+    for start in (text, f"hi {text}\ud83d", f"{text}\ude00\ufe01"):
+        assert 0 <= pending(canonicalise(start)) <= len(start)
+
+
 @settings(max_examples=150)
 @given(texts, texts)
 def test_what_is_decoded_before_the_settled_place_stays(start: str, rest: str) -> None:
