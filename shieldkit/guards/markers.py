@@ -24,6 +24,7 @@ from shieldkit.remembered import Remembered
 from shieldkit.text import Canonical, Signal, canonicalise, signals
 from shieldkit.text.pending import CONTEXT_CHARS
 from shieldkit.text.pending import pending as text_pending
+from shieldkit.text.signals import pending as word_pending
 
 _WORDS = {
     "control_token": "a control token of a model family",
@@ -99,7 +100,10 @@ class MarkerGuard:
         canonical = inspection.canonical(index)
         held, settled = self._engine.pending(canonical)
         settled = min(settled, text_pending(canonical), runs_pending(canonical))
-        slips = (s.start for s in signals(canonical.original) if s.rule in _SLIPS)
+        slips = [s.start for s in signals(canonical.original) if s.rule in _SLIPS]
+        if (word := word_pending(canonical.original)) < len(canonical.original):
+            # What that word turns out to be counts for all of them.
+            settled = min([settled, word, *slips])
         return Pending(min([held, settled, *slips]), settled)
 
     def _judge(self, canonical: Canonical) -> _Judged:

@@ -1,21 +1,25 @@
 """What a disguise says by itself, whatever stands behind it.
 
 Ordinary text has joiners in emoji families and in Persian and Indic words, byte order marks, accents and soft hyphens.
-It has no zero-width characters inside Latin words, no text in tag characters or variation selectors, no bidi overrides,
-and no Cyrillic letters in the middle of an English word.
+It has no zero-width characters inside Latin words, but for hints between whole ones where a long address may be broken; no
+text in tag characters or variation selectors, no bidi overrides, and no Cyrillic letters in the middle of an English word:
+slang puts endings of another script to a word, in letters that look like none of its own.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import lru_cache
+from itertools import islice, pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
 import re2
 
-from shieldkit.text.folding import Characters, characters, encodable
+from shieldkit.text.folding import Characters, characters, encodable, fold
+from shieldkit.text.words import VOCABULARY
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +55,19 @@ _SELECTORS = re2.compile(f"[{_class(_SELECTOR_POINTS)}]{{3,}}")
 _INVISIBLE = re2.compile(f"[A-Za-z][{_class(_INVISIBLE_POINTS)}]+[A-Za-z]")
 _OVERRIDE = re2.compile(f"[{_class(_OVERRIDE_POINTS)}]")
 _MIXED = re2.compile(f"[A-Za-z][{_class(_ALIKE_POINTS)}]|[{_class(_ALIKE_POINTS)}][A-Za-z]")
+_OPEN = re2.compile(f"[A-Za-z{_class(_ALIKE_POINTS)}{_class(_INVISIBLE_POINTS)}]+\\z")
+_HINT = "\u200b"
+_LETTERS = "A-Za-z" + "".join(f"{chr(first)}-{chr(last)}" for first, last in _ALIKE_POINTS)
+_WORD_BEFORE, _WORD_AFTER = re.compile(rf"[{_LETTERS}]+\Z"), re.compile(f"[{_LETTERS}]+")
 
+WORD_CHARS = 24
+"""How much of a word is looked at on both sides of an odd place."""
+LEAST_PIECE = 3
+"""Letters between two places where a line may be broken."""
 LEAST_INVISIBLE = 2
 LEAST_MIXED = 3
+MOST_SPANS = 64
+"""How many are told of; the score is at its highest long before."""
 
 
 def signals(text: str) -> Iterator[Signal]:
@@ -72,10 +86,47 @@ def signals(text: str) -> Iterator[Signal]:
         yield Signal("hidden_text", 0.95, *place)
     for place in _places(read, text, _OVERRIDE, _OVERRIDE_POINTS):
         yield Signal("bidi_override", 0.6, *place)
-    yield from _several(
-        "invisible_text", _places(read, text, _INVISIBLE, _INVISIBLE_POINTS, beside=True), LEAST_INVISIBLE
-    )
-    yield from _several("mixed_script", _places(read, text, _MIXED, _ALIKE_POINTS, beside=True), LEAST_MIXED)
+    invisible = _places(read, text, _INVISIBLE, _INVISIBLE_POINTS, beside=True)
+    yield from _several("invisible_text", (p for p in invisible if _is_split(text, *p)), LEAST_INVISIBLE)
+    mixed = _places(read, text, _MIXED, _ALIKE_POINTS, beside=True)
+    yield from _several("mixed_script", (p for p in mixed if _is_mixed("".join(_around(text, *p)))), LEAST_MIXED)
+
+
+def pending(text: str) -> int:
+    """For a text that goes on: where its last word begins, if what follows may tell whether that is a disguise."""
+    word = None if text.isascii() else _OPEN.search(encodable(text))
+    return len(text) if word is None or word[0].isascii() else word.start()
+
+
+def _around(text: str, start: int, end: int) -> tuple[str, str]:
+    """What of a word stands before an odd place, up to its first letter, and after it, from its last letter on."""
+    before = _WORD_BEFORE.search(text[max(0, start + 1 - WORD_CHARS) : start + 1])
+    after = _WORD_AFTER.match(text[end - 1 : end - 1 + WORD_CHARS])
+    return before[0] if before else "", after[0] if after else ""
+
+
+def _is_split(text: str, start: int, end: int) -> bool:
+    """Hints for line breaks stand between whole words that make no other one."""
+    before, after = _around(text, start, end)
+    is_hint = text[start + 1 : end - 1].strip(_HINT) == "" and min(len(before), len(after)) >= LEAST_PIECE
+    return not is_hint or (before + after).lower() in VOCABULARY
+
+
+def _is_mixed(word: str) -> bool:
+    """Scripts that change back and forth, or once, to letters that look like those of the other."""
+    changes = sum(a.isascii() != b.isascii() for a, b in pairwise(word))
+    return changes > 1 or all(map(_alike().__contains__, filter(_is_foreign, word)))
+
+
+def _is_foreign(character: str) -> bool:
+    return not character.isascii()
+
+
+@lru_cache(maxsize=1)
+def _alike() -> frozenset[str]:
+    """The letters that folding takes for Latin ones."""
+    letters = [chr(point) for first, last in _ALIKE_POINTS for point in range(first, last + 1)]
+    return frozenset(letter for letter in letters if fold(letter).text.isascii())
 
 
 def _places(
@@ -113,8 +164,7 @@ def _near(read: Characters, points: Ranges, margin: int, beside: bool = False) -
 
 def _several(rule: str, places: Iterator[tuple[int, int]], least: int) -> Iterator[Signal]:
     """One odd word is a slip; several are a disguise. The score grows with their number."""
-    spans = list(places)
-    if spans:
-        score = 0.3 if len(spans) < least else min(0.9, 0.6 + 0.05 * (len(spans) - least))
-        for span in spans[:64]:
-            yield Signal(rule, score, *span)
+    spans = list(islice(places, MOST_SPANS))
+    score = 0.3 if len(spans) < least else min(0.9, 0.6 + 0.05 * (len(spans) - least))
+    for span in spans:
+        yield Signal(rule, score, *span)

@@ -195,6 +195,33 @@ def test_a_disguise_is_a_signal_with_its_place(text: str, rule: str) -> None:
     assert all(6 <= s.start < s.end <= 6 + len(text) for s in found)
 
 
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("The p\u0430ssword, the s\u0443stem and the \u0441ode", "mixed_script"),
+        ("mas\u0432ter com\u044bmit us\u0436er", "mixed_script"),
+        ("server\u0430 pass\u043e use\u0433", "mixed_script"),
+        ("ig\u200bnore the sys\u200btem", "invisible_text"),
+        ("pass\u200bword and inst\u200bructions and instruct\u200bions", "invisible_text"),
+        ("a \u2060docs\u2060example and very\u200dlong", "invisible_text"),
+    ],
+)
+def test_a_disguise_inside_words_is_a_signal(text: str, rule: str) -> None:
+    assert any(s.rule == rule and s.score >= 0.5 for s in signals(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Сделай commitы, pushните в masterветку, открой PRы; APIшка deployится, а linkи в readmeшке.",
+        "See docs\u200bexample\u200bcom/very\u200blong\u200bpath/\u200bindex\u200b.html for more.",
+        "one_\u200bof_\u200ba_kind and some/\u200bwhere/\u200belse",
+    ],
+)
+def test_endings_of_another_script_and_hints_for_line_breaks_are_no_disguise(text: str) -> None:
+    assert all(s.score < 0.5 for s in signals(text))
+
+
 def test_signals_cost_linear_time_in_flags_and_selectors() -> None:
     for unit in ("\U0001f3f4\U000e0067\U000e0062\U000e007f", "\U000e0041 ", "\ufe0f\ufe0f\ufe0f ", "aа"):
         start = time.process_time()
