@@ -5,11 +5,9 @@ What comes out is screened beside the text, not in its place: which one is meant
 
 from __future__ import annotations
 
-import base64
 import binascii
 import html
 import re
-import unicodedata
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -17,8 +15,9 @@ from typing import Any
 import numpy as np
 import re2
 
-from shieldkit.text.folding import Characters
+from shieldkit.text.folding import Characters, narrowed
 from shieldkit.text.regions import MARGIN, Decoded, regions, with_margin
+from shieldkit.text.sieve import Window, compiled
 from shieldkit.text.words import speaks
 
 # -- escapes: HTML entities, URL escapes, quoted-printable, backslash escapes ------------------------------------------
@@ -62,43 +61,88 @@ def _unescaped(match: Any) -> str:
 
 # -- runs of an alphabet: base64, hex ----------------------------------------------------------------------------------
 
-LEAST_BASE64, LEAST_HEX = 12, 10
-_RUN = re.compile(rf"[A-Za-z0-9+/_\-]{{{LEAST_HEX},}}")  # a run of one class: linear also in the standard engine
+LEAST_BASE64, LEAST_HEX, LEAST_GROUP = 12, 10, 4
 # Base64 of ASCII text, at the beginning of a run: the top bit of each byte is 0, so that two thirds of the letters
-# cannot stand in one place or another. Base64 of other bytes: small letters after others, again and again. Hex.
+# cannot stand in one place or another; the same in groups. Base64 of other bytes: small letters after others, again and
+# again. Hex.
 _QUANTUM = "[A-Za-f][A-HQ-Xg-nw-z0-3][ABEFIJMNQRUVYZcdghklopstwx014589][A-Za-z0-9+/_-]"
-BLOBS = (rf"(?:\A|[^A-Za-z0-9+/_-])(?:{_QUANTUM}){{3}}", "(?:[A-Z0-9+/]+[a-z]{1,3}){2}[A-Z0-9+/]", "[0-9a-fA-F]{10}")
-_BLOB = re2.compile("|".join(BLOBS))
-_ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/_-"
-_HEX = re.compile("[0-9a-fA-F]+")
-_WRAPPED = re.compile(r"\r?\n[ \t>]*")
+_BEFORE = r"(?:\A|[^A-Za-z0-9+])"
+BLOBS = (
+    f"{_BEFORE}(?:{_QUANTUM}){{3}}",
+    rf"{_BEFORE}(?:(?:{_QUANTUM})+[ \t\r\n>]{{1,3}}){{3}}{_QUANTUM}",
+    "(?:[A-Z0-9+/]+[a-z]{1,3}){2}[A-Z0-9+/]",
+    "[0-9a-fA-F]{10}",
+)
+_BLOB = compiled("|".join(BLOBS))
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/_-"
+_ALPHABET = _LETTERS.encode()
+_RUN = re.compile(r"[A-Za-z0-9+/_\-]*")  # a run of one class: linear also in the standard engine
+_HEX = re.compile(f"[0-9a-fA-F]{{{LEAST_HEX},}}")
+_WRAP = re.compile(r"[ \t]{1,3}|[ \t]{0,3}\r?\n[ \t>]{0,8}")
+_UNWRAP = re.compile(r"(?:[ \t]{1,3}|[ \t]{0,3}\r?\n[ \t>]{0,8})\Z")
+_WIDEST_WRAP = 14
+_URL_SAFE = str.maketrans("-_", "+/")
 
 
 def blobs(text: str) -> Iterator[Decoded]:
-    """Runs of base64 and hex that decode to something readable; lines of one length as one run."""
-    for start, end, run in _joined(text):
-        disguise = "hex" if _HEX.fullmatch(run) else "base64"
-        decoded = _unhex(run) if disguise == "hex" else _unbase64(run)
-        if decoded is None and disguise == "hex":
-            disguise, decoded = "base64", _unbase64(run)
-        if decoded is not None and _BLOB.search(run):
-            yield Decoded(disguise, decoded, start, end)
+    """Runs of base64 and hex that decode to something readable; runs of one length, side by side, as one.
+
+    What stands against a run (`/d/SWdub3Jl`, `0x49676e`) shifts it: each way to begin is tried.
+    """
+    data, at = narrowed(text), 0
+    while (match := _BLOB.search(data, at)) is not None:  # not again in the same run: a search may read to its end
+        start = at + len(text[at : match.end()].rstrip(_LETTERS))
+        end = _end(text, match.end())
+        group = _grouped(text, start, end, at)
+        at = group[-1][1]
+        yield from _of_group(text, group)
 
 
-def _joined(text: str) -> Iterator[tuple[int, int, str]]:
-    """The runs of a text. As mail wraps them: as long as a line is as long as the one before, the next goes on with it."""
-    first, last, run, width = 0, 0, "", 0
-    for match in _RUN.finditer(text):
-        start, end = match.span()
-        if run and last - first >= width > 0 and _WRAPPED.fullmatch(text, last, start) and end - start <= width:
-            run, last, width = run + match.group(), end, width if end - start == width else 0
-            continue
-        if run:
-            yield first, last, run
-        first, last, run = start, end, match.group()
-        width = end - start if end - start >= 32 and (end - start) % 4 == 0 else 0
-    if run:
-        yield first, last, run
+def _of_group(text: str, group: list[Window]) -> Iterator[Decoded]:
+    """What the runs say together, or else each by itself."""
+    found = list(_of_run("".join(text[start:end] for start, end in group)))
+    if found or len(group) == 1:
+        yield from (Decoded(disguise, said, group[0][0], group[-1][1]) for disguise, said in found)
+        return
+    for start, end in group:
+        yield from (Decoded(disguise, said, start, end) for disguise, said in _of_run(text[start:end]))
+
+
+def _end(text: str, at: int) -> int:
+    run = _RUN.match(text, at)
+    return run.end() if run is not None else at
+
+
+def _grouped(text: str, start: int, end: int, floor: int) -> list[Window]:
+    """A run with those of its length before it, down to `floor`, and after it. The last line, or third run, may be shorter."""
+    group, width = [(start, end)], end - start
+    if width < LEAST_GROUP:
+        return group
+    while (gap := _UNWRAP.search(text, max(floor, start - _WIDEST_WRAP), start)) is not None:
+        first = gap.start() - width
+        whole = first == floor or (first > floor and text[first - 1] not in _LETTERS)
+        if not whole or _end(text, first) != gap.start():
+            break
+        group.append((first, gap.start()))
+        start = first
+    group.reverse()
+    while end - group[-1][0] == width and (wrap := _WRAP.match(text, end)) is not None:
+        after = _end(text, wrap.end())
+        least = 1 if len(group) > 1 or "\n" in wrap.group() else width
+        if not least <= after - wrap.end() <= width:
+            break
+        group.append((wrap.end(), after))
+        end = after
+    return group
+
+
+def _of_run(run: str) -> list[tuple[str, str]]:
+    """What a run says in hex, or else in base64, from the beginning or else from any of the places where it may begin."""
+    for disguise, shifts in (("hex", _unhex(run)), ("base64", _unbase64(run))):
+        found = [(disguise, said) for said in map(_readable, shifts) if said is not None]
+        if found:
+            return found
+    return []
 
 
 def whole_runs(data: bytes, start: int, end: int, floor: int) -> tuple[int, int]:
@@ -122,52 +166,75 @@ def whole_runs(data: bytes, start: int, end: int, floor: int) -> tuple[int, int]
     return start, end
 
 
-_PAIR, _APART = "(?:0x)?[0-9a-f]{2}", "[ ,:]{1,2}"
-SPACED_HEX = (rf"\b(?:{_PAIR}{_APART}){{3}}{_PAIR}\b",)
-_SPACED_HEX = re2.compile(rf"\b(?:{_PAIR}{_APART}){{9,}}{_PAIR}\b")
+_PAIR, _APART = r"(?:0x)?[0-9a-f]{2}h?", r"[ \t\r\n,:;|/\-]"
+_UNITS = (_PAIR, "(?:0x)?[0-9a-f]{4}", "(?:0x)?[0-9a-f]{8}")
+SPACED_HEX = tuple(rf"\b(?:{unit}{_APART}{{1,2}}){{3}}{unit}\b" for unit in _UNITS)
+_SPACED_HEX = re2.compile(
+    r"\b(?:"
+    + "|".join(rf"(?:{unit}{_APART}{{1,3}}){{{least},}}{unit}" for unit, least in zip(_UNITS, (9, 7, 3), strict=True))
+    + rf")(?:{_APART}{{1,3}}(?:[0-9a-f]{{2}}){{1,3}})?\b"
+)
+_PREFIX_OR_SEPARATOR = re.compile("0x|[^0-9a-f]")
 
 
 def spaced_hex(text: str) -> Iterator[Decoded]:
-    """Bytes in hex, set apart."""
+    """Bytes in hex, set apart, one, two or four together. A table of numbers says nothing."""
     for match in _SPACED_HEX.finditer(text):
-        decoded = _unhex("".join(c for c in match.group().replace("0x", "") if c in "0123456789abcdef"))
-        if decoded is not None:
+        run = _PREFIX_OR_SEPARATOR.sub("", match.group())
+        decoded = _readable(bytes.fromhex(run))
+        if decoded is not None and (not run.isdigit() or decoded.isalnum() or speaks(decoded.lower())):
             yield Decoded("hex", decoded, *match.span())
 
 
-def _unhex(run: str) -> str | None:
-    if len(run) < LEAST_HEX:
-        return None
-    try:
-        return _readable(bytes.fromhex(run[: len(run) // 2 * 2]))
-    except ValueError:
-        return None
+def _unhex(run: str) -> Iterator[bytes]:
+    """The bytes of a run of hex, and of each long stretch of hex in it, from its first digit and from its second."""
+    for match in _HEX.finditer(run):
+        digits = match.group()
+        for shift in (0, 1):
+            data = bytes.fromhex(digits[shift : len(digits) - (len(digits) - shift) % 2])
+            if len(data) >= LEAST_STRETCH or (digits == run and not shift):
+                yield data
 
 
-def _unbase64(run: str) -> str | None:
+def _unbase64(run: str) -> Iterator[bytes]:
+    """The bytes of a run, from each of its first four letters."""
     # A dozen letters of base64 are never all small, nor all of them one identifier's.
     if len(run) < LEAST_BASE64 or run.islower():
-        return None
-    plain = run.replace("-", "+").replace("_", "/")
-    plain = plain[: len(plain) - (len(plain) % 4 == 1)]
-    try:
-        return _readable(base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True))
-    except (binascii.Error, ValueError):
-        return None
+        return
+    plain = run.translate(_URL_SAFE)
+    for shift in range(4):
+        part = plain[shift:]
+        part = part[: len(part) - (len(part) % 4 == 1)]
+        yield binascii.a2b_base64(part + "=" * (-len(part) % 4))
+
+
+MOST_ODD, LEAST_STRETCH, LEAST_WIDE = 1 / 16, 9, 8
+_HIGH = bytes(range(16))
+_SHOWN = r"\t\n\r -~\xa0-\ud7ff\uf900-\ufffc\U00010000-\U000effff"
+_STRETCH = re.compile(f"[{_SHOWN}]{{{LEAST_STRETCH},}}")
+_ODD = re.compile(f"[^{_SHOWN}]")
 
 
 def _readable(data: bytes) -> str | None:
-    """Text, if the bytes are printable UTF-8; identifiers and digests decode to noise."""
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError:
-        return None
-    readable = text.isprintable() or all(map(_shown, text))
-    return text if readable and text else None
+    """Text, if nearly all bytes are printable, or the printable stretches of it, if they say words.
+
+    Identifiers and digests decode to noise.
+    """
+    for text in _texts(data):
+        if text and len(_ODD.findall(text)) <= MOST_ODD * len(text):
+            return text
+        said = " ".join(_STRETCH.findall(text))
+        if said and speaks(said.lower()):
+            return said
+    return None
 
 
-def _shown(char: str) -> bool:
-    return char.isprintable() or char in "\t\n\r" or unicodedata.category(char) in ("Cf", "Mn")
+def _texts(data: bytes) -> Iterator[str]:
+    """Bytes as UTF-8, and as UTF-16 where most of every other byte are those of alphabets."""
+    yield data.decode("utf-8", "replace")
+    for encoding, high in (("utf-16-le", data[1::2]), ("utf-16-be", data[::2])):
+        if len(high) >= LEAST_WIDE and 2 * len(high.translate(None, _HIGH)) < len(high):
+            yield data.decode(encoding, "replace").removeprefix("\ufeff")
 
 
 # -- lists of character codes ------------------------------------------------------------------------------------------

@@ -83,9 +83,11 @@ _numbers = _tail(r"\b(?:[0-9]{2,3}[\s,;]+)+[0-9]{0,3}")
 _bits = _tail(r"\b(?:[01]{8}[\s,;]*)*[01]{1,8}[\s,;]*")
 
 PENDING: Mapping[Read, Callable[[str], int]] = {
-    encodings.blobs: _tail(r"(?:[A-Za-z0-9+/_\-]{32,}\r?\n[ \t>]*)*[A-Za-z0-9+/_\-]*"),
+    encodings.blobs: _tail(r"(?:[A-Za-z0-9+/_\-]{4,}[ \t\r\n>]+)*[A-Za-z0-9+/_\-]*[ \t\r\n>]*"),
     encodings.escapes: _chain((encodings._ESCAPE, 2 * MARGIN)),
-    encodings.spaced_hex: _tail(r"\b(?:(?:0x)?[0-9a-f]{2}[ ,:]{1,2})+(?:0x?)?[0-9a-f]{0,2}"),
+    encodings.spaced_hex: _tail(
+        rf"\b(?:(?:0x)?(?:[0-9a-f]{{2}}){{1,4}}h?{encodings._APART}{{1,3}})+(?:0x?)?[0-9a-f]{{0,8}}h?"
+    ),
     encodings.codes: _earliest(_numbers, _bits),
     spellings.spaced: _earliest(_letters_apart, _chain((spellings._SPACED, 40))),
     spellings.leet: _earliest(_chain((spellings._LEET_SPOT, 60), after=LINE), _digits_for_letters),
