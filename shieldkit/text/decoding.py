@@ -45,6 +45,7 @@ FOLDED = (
     Decoder(encodings.spaced_hex, encodings.SPACED_HEX),
     Decoder(encodings.codes, encodings.CODES),
     Decoder(spellings.spaced, spellings.SPACED),
+    Decoder(spellings.marked, spellings.MARKED),
     Decoder(spellings.leet, spellings.LEET, 2 * (LINE + MARGIN)),
     Decoder(spellings.rot13, spellings.ROT13, LINE + MARGIN),
     Decoder(spellings.backwards, spellings.BACKWARDS, LINE + MARGIN),

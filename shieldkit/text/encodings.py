@@ -168,7 +168,7 @@ def whole_runs(data: bytes, start: int, end: int, floor: int) -> tuple[int, int]
 
 _PAIR, _APART = r"(?:0x)?[0-9a-f]{2}h?", r"[ \t\r\n,:;|/\-]"
 _UNITS = (_PAIR, "(?:0x)?[0-9a-f]{4}", "(?:0x)?[0-9a-f]{8}")
-SPACED_HEX = tuple(rf"\b(?:{unit}{_APART}{{1,2}}){{3}}{unit}\b" for unit in _UNITS)
+SPACED_HEX = tuple(rf"\b(?:{unit}{_APART}{{1,3}}){{3}}{unit}\b" for unit in _UNITS)
 _SPACED_HEX = re2.compile(
     r"\b(?:"
     + "|".join(rf"(?:{unit}{_APART}{{1,3}}){{{least},}}{unit}" for unit, least in zip(_UNITS, (9, 7, 3), strict=True))

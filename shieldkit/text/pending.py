@@ -79,6 +79,9 @@ def _earliest(*starts: Callable[[str], int]) -> Callable[[str], int]:
 _hidden = _earliest(_tail(f"{_SELECTOR}+"), _chain((re2.compile(f"{_SELECTOR}{{3,}}"), MARGIN)))
 _letters_apart = _tail(r"(?:[^\s.,_*\-][ .,_*\-\n]{1,3})*[^\s.,_*\-][ .,_*\-\n]{0,3}")
 _digits_for_letters = _tail(r"[a-z@$][0134578@$!]+")
+_row_begun = _tail(
+    rf"\b(?:{spellings._COMMON}{spellings._MARKED_GAP}){{0,2}}(?:{spellings._COMMON}[^a-z]{{0,30}}|[a-z]{{0,16}})"
+)
 _numbers = _tail(r"\b(?:[0-9]{2,3}[\s,;]+)+[0-9]{0,3}")
 _bits = _tail(r"\b(?:[01]{8}[\s,;]*)*[01]{1,8}[\s,;]*")
 
@@ -90,6 +93,9 @@ PENDING: Mapping[Read, Callable[[str], int]] = {
     ),
     encodings.codes: _earliest(_numbers, _bits),
     spellings.spaced: _earliest(_letters_apart, _chain((spellings._SPACED, 40))),
+    spellings.marked: _earliest(
+        lambda text: max(0, _row_begun(text) - MARGIN), _chain((spellings._ROW, 60), (spellings._BROKEN, 60))
+    ),
     spellings.leet: _earliest(_chain((spellings._LEET_SPOT, 60), after=LINE), _digits_for_letters),
     spellings.rot13: _chain((spellings._ROT13_LONG, 120), (spellings._ROT13_SHORT, 60), after=LINE),
     spellings.backwards: _chain((spellings._BACKWARDS_LONG, 120), (spellings._BACKWARDS_SHORT, 60), after=LINE),

@@ -1,4 +1,4 @@
-"""Spellings: letters set apart, digits for letters, rot13, backwards, Morse.
+"""Spellings: letters set apart, words in markup, digits for letters, rot13, backwards, Morse.
 
 Each is looked for where it shows, and the line around is read that way. What comes out counts where it says words.
 """
@@ -52,6 +52,56 @@ def _lettered(run: str) -> bool:
 
 def _closed(run: str) -> str:
     return _GAP.sub(lambda m: "" if len(m.group()) == 1 else m.group().strip() or " ", run)
+
+
+# -- words in markup ---------------------------------------------------------------------------------------------------
+
+_TAG, _SIGN = "</?[a-z][a-z0-9]{0,9}>", r"[*_`~\x22'|/#\[\]()<>+\-]"
+# Between two words a blank, and a sign before it, after it, or on both sides.
+_MARK = rf"(?:{_SIGN}|{_TAG})"
+_MARKED_GAP = (
+    rf"(?:{_MARK}{{1,4}}[,.;:]?\s{{1,3}}(?:{_MARK}|\s){{0,6}}"
+    rf"|[,.;:!?]?\s{{1,3}}(?:[0-9]{{1,2}}[.)]\s|{_MARK}\s{{0,3}}){{1,6}})"
+)
+_COMMON = f"(?:{'|'.join(sorted(VOCABULARY))})"
+# Four words in a row, three of them common; or words in which a mark stands.
+_THREE = rf"{_COMMON}{_MARKED_GAP}{_COMMON}{_MARKED_GAP}{_COMMON}"
+MARKED = (
+    rf"(?:\b|_){_THREE}{_MARKED_GAP}[a-z]",
+    rf"[a-z]{_MARKED_GAP}{_THREE}(?:\b|_)",
+    rf"[a-z]{{2}}(?:\*{{1,3}}|__|~~|`|{_TAG})[a-z]{{2}}",
+)
+_ROW, _BROKEN = re2.compile("|".join(MARKED[:2])), re2.compile(MARKED[2])
+_FEWEST_MARKED = 3
+_JOINING = frozenset(
+    "all any the your you this that these those and with what how are not now must should will".split()
+)
+_LETTERS_ALONE = re.compile("[a-z]+")
+_MARKUP = re.compile(
+    rf"{_TAG}|[*_`~\x22|#\[\]()<>]+[,;]?|(?<!\w)['/+\-]+|['/+\-]+(?![\w'/+\-])[,;]?|(?<!\S)[0-9]{{1,2}}[.)](?=\s)"
+)
+
+
+def marked(text: str) -> Iterator[Decoded]:
+    """Words each in signs or on a line of its own (`"ignore" "all"`, `- ignore`, `**ign**ore`), without the signs."""
+    rows = regions((s for s in spots(_ROW, text) if _said(text[slice(*s)])), least=1, gap=60)
+    broken = regions(spots(_BROKEN, text), least=2, gap=60)
+    for found, hidden in ((rows, False), (broken, True)):
+        for start, end in with_margin(text, found):
+            part = text[start:end]
+            decoded = " ".join(_MARKUP.sub(_unmarked, part).split())
+            if not hidden or speaks(decoded, beside=part):
+                yield Decoded("markup", decoded, start, end)
+
+
+def _said(row: str) -> bool:
+    """Lists and fields (`"role": "user"`) have no words that join others to a sentence."""
+    words = set(_LETTERS_ALONE.findall(row))
+    return len(words & VOCABULARY) >= _FEWEST_MARKED and not words.isdisjoint(_JOINING)
+
+
+def _unmarked(mark: re.Match[str]) -> str:
+    return "" if mark.group()[-1] in "*_`~>" else " "
 
 
 # -- digits for letters ------------------------------------------------------------------------------------------------

@@ -48,6 +48,8 @@ HOSTILE: Mapping[str, Hostile] = {
     "zero width": _repeated("a\u200b"), "tokens": _repeated("<|im_start|>"), "headers": _repeated("system:\n"),
     "wrapped base64": _repeated("QUJD" * 16 + "\n"), "random base64": _random(_BASE64),
     "random hex": _random("0123456789abcdef"), "random ASCII": _random("".join(map(chr, range(32, 127)))),
-    "grouped base64": _repeated("QUJD "), "base64 in short lines": _repeated("QUJDQUJD\n> "), "hex by 2 bytes": _repeated("4142-"),
+    "grouped base64": _repeated("QUJD "), "base64 in short lines": _repeated("QUJDQUJD\n> "),
+    "hex by 2 bytes": _repeated("4142-"), "words in signs": _repeated("`all` "), "a sign in each word": _repeated("ig**no "),
+    "signs and blanks": _repeated("* "),
     "nested": _nested, "bomb": _bomb, "near misses": lambda n: "".join(random.Random(2).choices(_NEAR, k=n // 5)),
 }  # fmt: skip
