@@ -9,14 +9,14 @@ import binascii
 import html
 import re
 from collections.abc import Iterator
+from html.entities import html5
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import re2
 
 from shieldkit.text.folding import Characters, narrowed
-from shieldkit.text.regions import MARGIN, Decoded, regions, with_margin
+from shieldkit.text.regions import MARGIN, Decoded, regions, spots, with_margin
 from shieldkit.text.sieve import Window, compiled
 from shieldkit.text.words import speaks
 
@@ -24,38 +24,54 @@ from shieldkit.text.words import speaks
 
 ESCAPES = (
     r"&(?:#x?[0-9a-f]|[a-z][a-z])",
-    r"%[0-9a-f][0-9a-f]",
+    r"%(?:[0-9a-f]|u[0-9a-f]{2})[0-9a-f]",
     r"=[0-9a-f][0-9a-f]=[0-9a-f][0-9a-f]=",
-    r"\\(?:u\{?[0-9a-f]{2}|x[0-9a-f]{2}|[0-3][0-7]{2})",
+    r"=[2-7][0-9a-f]=[2-7][0-9a-f]",
+    r"\\(?:u\{?[0-9a-f]{2}|x[0-9a-f]{2}|[0-3][0-7]{2}|0{0,4}[2-7][0-9a-f])",
+    r"u\+[0-9a-f]{4,6}[ ,;]{0,2}u\+[0-9a-f]",
 )
 # Alternatives that begin with signs of their own, and no repeat of what follows it: linear also in the standard engine, which is
 # several times as fast for many short matches, as long as the signs stand outside of the groups.
 _ESCAPE = re.compile(
-    r"&((?:#[0-9]{1,7}|#x[0-9a-f]{1,6}|[a-z][a-z][a-z0-9]{0,8});?)"
-    r"|%([0-9a-f]{2}(?:%[0-9a-f]{2})*)|=([0-9a-f]{2}(?:=[0-9a-f]{2}){2,})"
-    r"|\\u\{?([0-9a-f]{4,6})\}?|\\x([0-9a-f]{2})|\\([0-3][0-7]{2})"
+    r"&(?P<entity>(?:#[0-9]{1,12}|#x[0-9a-f]{1,12}|[a-z][a-z][a-z0-9]{0,30});?)"
+    r"|%(?P<percent>[0-9a-f]{2}(?:%[0-9a-f]{2})*)|=(?P<quoted>[0-9a-f]{2}(?:=[0-9a-f]{2})+)"
+    r"|\\u(?P<pair>d[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2})|u\+(?P<listed>[0-9a-f]{4,6}(?:[ ,;]{0,2}u\+[0-9a-f]{4,6})+)"
+    r"|\\u\{(?P<braced>[0-9a-f]{1,6})\}|\\u(?P<long>000[01][0-9a-f]{4})|\\u(?P<short>[0-9a-f]{4})|%u(?P<old>[0-9a-f]{4})"
+    r"|\\x(?P<byte>[0-9a-f]{2})|\\(?P<octal>[0-3][0-7]{2}|[0-7]{2})"
 )
-# Escaped control characters alone say nothing.
-_TELLING = re.compile(r"[^\W_]|[ -~]")
+# In style sheets the digits are hex, and a blank may end them.
+_STYLE = re.compile(r"\\0{0,4}([2-7][0-9a-f])(?![0-9a-f])[ \t\r\n]?")
+_ENTITIES = {name.lower(): said for name, said in html5.items()} | html5
+"""Folded text has no capitals; where two names differ in them alone, it is the one without."""
+# Escaped control characters alone say nothing; tags and variation selectors hide something.
+_TELLING = re.compile("[^\\W_]|[ -~\U000e0020-\U000e01ef]")
 
 
 def escapes(text: str) -> Iterator[Decoded]:
-    """HTML entities, URL escapes, quoted-printable and backslash escapes."""
+    """HTML entities, URL escapes, quoted-printable, and escapes of program code and style sheets."""
     telling = (match.span() for match in _ESCAPE.finditer(text) if _TELLING.search(_unescaped(match)))
     for start, end in with_margin(text, regions(telling, least=1, gap=2 * MARGIN)):
         decoded = _ESCAPE.sub(_unescaped, text[start:end])
         if decoded != text[start:end]:
             yield Decoded("escapes", decoded, start, end)
+    for start, end in with_margin(text, regions(spots(_STYLE, text), least=2, gap=2 * MARGIN)):
+        yield Decoded("escapes", _STYLE.sub(lambda m: chr(int(m[1], 16)), text[start:end]), start, end)
 
 
-def _unescaped(match: Any) -> str:
-    entity, percent, quoted, *digits = match.groups()
-    if entity:
-        return html.unescape("&" + entity)
-    if percent or quoted:
-        octets = percent.replace("%", "") if percent else quoted.replace("=", "")
-        return bytes.fromhex(octets).decode("utf-8", "replace")
-    code = int(digits[2], 8) if digits[2] else int(digits[0] or digits[1], 16)
+def _unescaped(match: re.Match[str]) -> str:
+    form, said = str(match.lastgroup), str(match[str(match.lastgroup)])
+    if form == "entity":
+        return _ENTITIES.get(said) or html.unescape(f"&{said}")
+    if form in ("percent", "quoted"):
+        return bytes.fromhex(said.replace("%", "").replace("=", "")).decode("utf-8", "replace")
+    if form == "pair":
+        return bytes.fromhex(said.replace("\\u", "")).decode("utf-16-be", "replace")
+    if form == "octal":
+        return chr(int(said, 8))
+    return "".join(_character(int(point, 16)) for point in re.findall("[0-9a-f]+", said))
+
+
+def _character(code: int) -> str:
     return chr(code) if code < 0x110000 and not 0xD800 <= code < 0xE000 else "\ufffd"
 
 
@@ -239,24 +255,43 @@ def _texts(data: bytes) -> Iterator[str]:
 
 # -- lists of character codes ------------------------------------------------------------------------------------------
 
-_CODE = "(?:32|39|4[4-6]|6[3-9]|[78][0-9]|90|9[5-9]|1[01][0-9]|12[0-6])"
-CODES = (rf"\b(?:{_CODE}[\s,;]+){{5}}{_CODE}\b", r"(?:\b[01]{8}[\s,;]*){2}[01]{8}")
-_CODES = re2.compile(r"\b(?:(?:10|13|3[2-9]|[4-9][0-9]|1[01][0-9]|12[0-6])[\s,;]+){7,}[0-9]{2,3}\b")
+# Letters and signs in decimal or in octal; what may stand between two: `, `, `-`, `)+chr(`, ` 0o`.
+_CODE = "0?(?:32|39|4[04-6]|5[46]|6[3-9]|[78][0-9]|90|9[5-9]|1[0-7][0-9])"
+_APART_CODES = r"[^0-9a-z]{1,4}(?:(?:chr|char)\(|0o)?"
+CODES = (
+    rf"\b(?:0o)?(?:{_CODE}{_APART_CODES}){{5}}{_CODE}\b",
+    "[01]{21}",
+    "(?:[01]{7,8}[^0-9a-z]{1,3}(?:0b)?){2}[01]{7}",
+    "(?:[01]{4}[^0-9a-z]{1,3}){5}[01]{4}",
+)
+_CODES = re2.compile(rf"\b(?:0o)?(?:[0-9]{{2,3}}{_APART_CODES}){{7,}}[0-9]{{2,3}}\b")
 _LISTED = re2.compile(CODES[0])
-_BITS = re2.compile(r"\b(?:[01]{8}[\s,;]*){4,}")
+_BITS = re2.compile("(?:[01]{4,8}[^0-9a-z]{0,4}(?:0b)?){4,}[01]{4,8}")
 
 
 def codes(text: str) -> Iterator[Decoded]:
-    """Character codes in decimal or in bits, as in JSON: `[105, 103, 110, …]`, where they say words."""
+    """Character codes in decimal, octal or bits, as in JSON: `[105, 103, 110, …]`, where they say words."""
     for match in _CODES.finditer(text):
-        decoded = "".join(chr(int(number)) for number in re.findall("[0-9]+", match.group()))
-        if speaks(decoded.lower()) and _LISTED.search(match.group()):
-            yield Decoded("codes", decoded, *match.span())
+        if _LISTED.search(match.group()):
+            numbers = re.findall("[0-9]{2,3}", match.group().replace("0o", ""))
+            yield from _saying_words((_characters(numbers, base) for base in (10, 8)), match.span())
     for match in _BITS.finditer(text):
-        bits = "".join(c for c in match.group() if c in "01")
-        decoded = bytes(int(bits[k : k + 8], 2) for k in range(0, len(bits), 8)).decode("latin-1")
+        bits = "".join(re.findall("[01]+", match.group().replace("0b", "")))
+        cut = ([bits[k : k + width] for k in range(0, len(bits), width)] for width in (8, 7))
+        yield from _saying_words((_characters(octets, 2) for octets in cut), match.span())
+
+
+def _characters(numbers: list[str], base: int) -> str:
+    try:
+        return "".join(chr(int(number, base)) for number in numbers)
+    except ValueError:  # 8 and 9 are no digits of octal
+        return ""
+
+
+def _saying_words(readings: Iterator[str], place: tuple[int, int]) -> Iterator[Decoded]:
+    for decoded in readings:
         if speaks(decoded.lower()):
-            yield Decoded("codes", decoded, *match.span())
+            yield Decoded("codes", decoded, *place)
 
 
 # -- hidden bytes ------------------------------------------------------------------------------------------------------

@@ -82,12 +82,12 @@ _digits_for_letters = _tail(r"[a-z@$][0134578@$!]+")
 _row_begun = _tail(
     rf"\b(?:{spellings._COMMON}{spellings._MARKED_GAP}){{0,2}}(?:{spellings._COMMON}[^a-z]{{0,30}}|[a-z]{{0,16}})"
 )
-_numbers = _tail(r"\b(?:[0-9]{2,3}[\s,;]+)+[0-9]{0,3}")
-_bits = _tail(r"\b(?:[01]{8}[\s,;]*)*[01]{1,8}[\s,;]*")
+_numbers = _tail(r"\b(?:[0-9]{2,3}[^0-9]{1,4}(?:char?\(|chr\(|0o?|c|ch|cha|char)?)+(?:[0-9]{0,3})")
+_bits = _tail(r"(?:[01]{4,8}[^0-9a-z]{0,4}(?:0b?)?)*[01]{0,8}")
 
 PENDING: Mapping[Read, Callable[[str], int]] = {
     encodings.blobs: _tail(r"(?:[A-Za-z0-9+/_\-]{4,}[ \t\r\n>]+)*[A-Za-z0-9+/_\-]*[ \t\r\n>]*"),
-    encodings.escapes: _chain((encodings._ESCAPE, 2 * MARGIN)),
+    encodings.escapes: _chain((encodings._ESCAPE, 2 * MARGIN), (encodings._STYLE, 2 * MARGIN)),
     encodings.spaced_hex: _tail(
         rf"\b(?:(?:0x)?(?:[0-9a-f]{{2}}){{1,4}}h?{encodings._APART}{{1,3}})+(?:0x?)?[0-9a-f]{{0,8}}h?"
     ),

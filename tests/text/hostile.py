@@ -49,7 +49,10 @@ HOSTILE: Mapping[str, Hostile] = {
     "wrapped base64": _repeated("QUJD" * 16 + "\n"), "random base64": _random(_BASE64),
     "random hex": _random("0123456789abcdef"), "random ASCII": _random("".join(map(chr, range(32, 127)))),
     "grouped base64": _repeated("QUJD "), "base64 in short lines": _repeated("QUJDQUJD\n> "),
-    "hex by 2 bytes": _repeated("4142-"), "words in signs": _repeated("`all` "), "a sign in each word": _repeated("ig**no "),
+    "hex by 2 bytes": _repeated("4142-"),
+    "codes with a dash": _repeated("105-"), "bits in fours": _repeated("0110 "), "code points": _repeated("u+0041"),
+    "braces": _repeated("\\u{41}"), "half pairs": _repeated("\\ud83d"),
+    "words in signs": _repeated("`all` "), "a sign in each word": _repeated("ig**no "),
     "signs and blanks": _repeated("* "),
     "nested": _nested, "bomb": _bomb, "near misses": lambda n: "".join(random.Random(2).choices(_NEAR, k=n // 5)),
 }  # fmt: skip

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 
 import pytest
 
@@ -40,6 +41,32 @@ RUNS = {
 TOKENS = {"wrapped": "PHxpbV9z\ndGFydHw+", "in a path": "https://x.com/a/PHxpbV9zdGFydHw-?x=1"}
 
 
+def each(form: Callable[[int], str], between: str = "", text: str = PHRASE) -> str:
+    return between.join(form(ord(c)) for c in text)
+
+
+ESCAPES = {
+    "braces": each(lambda c: f"\\u{{{c:x}}}"), "8 digits": each(lambda c: f"\\U{c:08x}"),
+    "percent u": each(lambda c: f"%u{c:04x}"),
+    "code points": each(lambda c: f"U+{c:04X}", " "), "style sheet": each(lambda c: f"\\{c:06x}"),
+    "style sheet, short": each(lambda c: f"\\{c:x} "), "octal": each(lambda c: f"\\{c:o}"),
+    "padded entities": each(lambda c: f"&#{c:010d};"),
+    "pairs of tags": json.dumps("".join(chr(0xE0000 + ord(c)) for c in PHRASE)),
+    "pairs of letters": json.dumps("".join(chr(0x1D41A + ord(c) - 97) if c.isalpha() else c for c in PHRASE.lower())),
+}  # fmt: skip
+SIGNS = {
+    "entities": "&lt;&VerticalLine;im_start&VerticalLine;&gt;", "quoted-printable": "=3C=7Cim_start=7C=3E",
+    "style sheet": r"\3c \7c im_start\7c \3e ", "octal": r"\74\174im_start\174\76",
+}  # fmt: skip
+CODES = {
+    **{f"apart by {between!r}": each(str, between) for between in "-|/.:;\n"}, "calls": each("chr({})".format, "+"),
+    "calls, apart": each("CHAR({})".format, ", "), "octal": each("{:o}".format, " "), "0 and octal": each("{:03o}".format, " "),
+    "0o": each("0o{:o}".format, " "), "padded": each("{:03d}".format, " "), "0b": each("0b{:08b}".format, " "),
+    "7 bits": each("{:07b}".format, " "), "7 bits, together": each("{:07b}".format), "8 bits, together": each("{:08b}".format),
+    "bits apart by -": each("{:08b}".format, "-"), "bits in fours": grouped(each("{:08b}".format), 4),
+}  # fmt: skip
+
+
 def seen(text: str) -> list[str]:
     canonical = canonicalise(f"Dear team, please read this.\n{text}\nThanks to all of you, Anna")
     return [canonical.text, *(child.text for child in canonical.children)]
@@ -52,6 +79,11 @@ def missed(table: Mapping[str, str], plain: str) -> list[str]:
 
 @pytest.mark.parametrize(("table", "plain"), [(RUNS, PHRASE), (TOKENS, TOKEN)])
 def test_no_neighbour_and_no_odd_byte_keeps_a_run_from_being_decoded(table: Mapping[str, str], plain: str) -> None:
+    assert missed(table, plain) == []
+
+
+@pytest.mark.parametrize(("table", "plain"), [(ESCAPES, PHRASE), (SIGNS, TOKEN), (CODES, PHRASE)])
+def test_escapes_and_codes_are_read_in_every_way_to_write_them(table: Mapping[str, str], plain: str) -> None:
     assert missed(table, plain) == []
 
 
@@ -72,6 +104,9 @@ def test_a_run_is_decoded_beside_others_of_its_length() -> None:
         "each that have been with them when they went over here",
         "12, 45, 63, 71, 20, 33, 47, 52, 68, 79, 21, 35",
         "99999999999999999999 0000000000000000",
+        r"C:\Users\anna\dev\bin and \begin{document} \beta \frac12 \delta, \1 and \2, \d+\b",
+        "See U+0049 and page 73-101. Tel. 071-105-110-111, 072-101; size 100x100; 10:30:45, 1001 1100 0011",
+        "x=20 y=30&a=10&b=20, 100 %u of it, AT&T R&D",
     ],
 )
 def test_names_numbers_and_digests_are_not_decoded(text: str) -> None:
