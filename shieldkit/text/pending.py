@@ -14,7 +14,7 @@ import re2
 from shieldkit.text import decoding, encodings, spellings
 from shieldkit.text.canonical import Canonical
 from shieldkit.text.decoding import Read
-from shieldkit.text.folding import encodable
+from shieldkit.text.folding import encodable, narrowed
 from shieldkit.text.regions import LINE, MARGIN
 
 SPOT_CHARS = 16
@@ -60,7 +60,7 @@ def _chain(*kinds: tuple[Any, int], after: int = MARGIN) -> Callable[[str], int]
     return start
 
 
-def _open_region(pattern: Any, gap: int, after: int, text: str) -> int:
+def _open_region(pattern: Any, gap: int, after: int, text: str | bytes) -> int:
     # Regions whose surroundings touch are read as one.
     apart = max(gap, MARGIN + after)
     first = last = -1
@@ -77,13 +77,15 @@ def _earliest(*starts: Callable[[str], int]) -> Callable[[str], int]:
 
 
 _hidden = _earliest(_tail(f"{_SELECTOR}+"), _chain((re2.compile(f"{_SELECTOR}{{3,}}"), MARGIN)))
-_letters_apart = _tail(r"(?:[^\s.,_*\-][ .,_*\-\n]{1,3})*[^\s.,_*\-][ .,_*\-\n]{0,3}")
+_letters_apart = _tail(r"(?:(?:[a-z0-9]|[^\x00-\x7f])(?:[^a-z0-9]){1,12})*(?:[a-z0-9]|[^\x00-\x7f])?[^a-z0-9]{0,12}")
 _digits_for_letters = _tail(r"[a-z@$][0134578@$!]+")
 _row_begun = _tail(
     rf"\b(?:{spellings._COMMON}{spellings._MARKED_GAP}){{0,2}}(?:{spellings._COMMON}[^a-z]{{0,30}}|[a-z]{{0,16}})"
 )
 _numbers = _tail(r"\b(?:[0-9]{2,3}[^0-9]{1,4}(?:char?\(|chr\(|0o?|c|ch|cha|char)?)+(?:[0-9]{0,3})")
 _bits = _tail(r"(?:[01]{4,8}[^0-9a-z]{0,4}(?:0b?)?)*[01]{0,8}")
+
+_DOT = ".\u00b7\u2022\u2219\u22c5\u30fb\u25cf\u2212\u2500"
 
 PENDING: Mapping[Read, Callable[[str], int]] = {
     encodings.blobs: _tail(r"(?:[A-Za-z0-9+/_\-]{4,}[ \t\r\n>]+)*[A-Za-z0-9+/_\-]*[ \t\r\n>]*"),
@@ -92,12 +94,14 @@ PENDING: Mapping[Read, Callable[[str], int]] = {
         rf"\b(?:(?:0x)?(?:[0-9a-f]{{2}}){{1,4}}h?{encodings._APART}{{1,3}})+(?:0x?)?[0-9a-f]{{0,8}}h?"
     ),
     encodings.codes: _earliest(_numbers, _bits),
-    spellings.spaced: _earliest(_letters_apart, _chain((spellings._SPACED, 40))),
+    spellings.spaced: _earliest(
+        _letters_apart, lambda text: _open_region(spellings._SPACED, 40, MARGIN, narrowed(text))
+    ),
     spellings.marked: _earliest(
         lambda text: max(0, _row_begun(text) - MARGIN), _chain((spellings._ROW, 60), (spellings._BROKEN, 60))
     ),
     spellings.leet: _earliest(_chain((spellings._LEET_SPOT, 60), after=LINE), _digits_for_letters),
     spellings.rot13: _chain((spellings._ROT13_LONG, 120), (spellings._ROT13_SHORT, 60), after=LINE),
     spellings.backwards: _chain((spellings._BACKWARDS_LONG, 120), (spellings._BACKWARDS_SHORT, 60), after=LINE),
-    spellings.morse: _tail(r"(?:[.\-]{1,5}[ /|]{1,3})+[.\-]{0,5}"),
+    spellings.morse: _tail(rf"(?:[{_DOT}\-]{{1,5}}[ /|]{{1,3}})+[{_DOT}\-]{{0,5}}"),
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import re
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,43 +16,92 @@ import re2
 
 from shieldkit.text.folding import narrowed
 from shieldkit.text.regions import Decoded, regions, spots, with_lines, with_margin
+from shieldkit.text.sieve import compiled
 from shieldkit.text.words import VOCABULARY, speaks, strong
 
 # -- letters set apart -------------------------------------------------------------------------------------------------
 
-_UNIT, _BETWEEN = r"[^\s.,_*\-]", r"[ .,_*\-\n]"
-SPACED = (rf"(?:\A|[\s.,_*\-])(?:[a-z<>\[\]|/!~#\x22\x1a]{_BETWEEN}{{1,3}}){{3}}{_UNIT}(?:\z|[\s.,_*\-])",)
-_SPACED = re2.compile(rf"(?:{_UNIT}{_BETWEEN}{{1,3}}){{4,}}{_UNIT}")
-_LETTERS = re2.compile(SPACED[0])
-_GAP = re.compile(rf"{_BETWEEN}+")  # a run of one class: linear also in the standard engine
-LEAST_LETTERS = 3
+# By bytes: any signs between letters of ASCII, or signs of ASCII between any letters.
+_KINDS = (("a-z", "[^a-z0-9]"), (r"a-z\x1a", r"[^a-z0-9\x1a]"))
+SPACED = tuple(rf"(?:\A|{sign})(?:[{letters}]{sign}{{1,4}}){{3}}[{letters}](?:\z|{sign})" for letters, sign in _KINDS)
+_SPACED = compiled(
+    "|".join(
+        rf"(?:\A|{sign})(?:[0-9{letters}]{sign}{{1,12}}){{4,}}[0-9{letters}](?:\z|{sign})" for letters, sign in _KINDS
+    )
+)
+_LETTERS_APART = compiled("|".join(SPACED))
+_GAP = re.compile(r"[\W_]+")  # a run of one class: linear also in the standard engine
+LEAST_LETTERS, MOST_SIGNS = 12, 8
 
 
 def spaced(text: str) -> Iterator[Decoded]:
-    """Letters set apart: `i g n o r e   a l l`. One gap is between letters, a wider one between words.
+    """Letters set apart, by whatever: `i g n o r e   a l l`, `(i)(g)(n)`, `i/g/n/o/r/e a/l/l`.
 
-    A sign in the middle of a gap (`e _ t`) is one of the letters. Rows of numbers are none of it.
+    What stands between most letters is within a word, and what is longer is between words. A sign in the middle of a gap
+    (`e _ t`), or beside the letters in the same way, is one of them. Rows of numbers and of names are none of it.
     """
-    runs = [match.span() for match in _SPACED.finditer(text) if _lettered(match.group())]
-    firsts = [first for first, _ in runs]
-    for start, end in with_margin(text, regions(runs, least=1, gap=40)):
+    runs = [run for match in _SPACED.finditer(narrowed(text)) if (run := _closed(text, *match.span())) is not None]
+    firsts = [first for first, _, _ in runs]
+    for start, end in with_margin(text, regions(((first, last) for first, last, _ in runs), least=1, gap=40)):
         parts: list[str] = []
         at = start
-        for first, last in runs[bisect_left(firsts, start) : bisect_left(firsts, end)]:
-            if last <= end:  # what the margin cuts belongs to the next region
-                parts += text[at:first], _closed(text[first:last])
+        for first, last, said in runs[bisect_left(firsts, start) : bisect_left(firsts, end)]:
+            if at <= first and last <= end:  # what the margin cuts belongs to the next region
+                parts += text[at:first], said
                 at = last
         yield Decoded("spaced", "".join(parts) + text[at:end], start, end)
 
 
-def _lettered(run: str) -> bool:
-    units = [c for c in run if c not in " .,_*-\n"]
-    letters = sum(c.isalpha() or c in "<>[]|/" for c in units)
-    return letters >= LEAST_LETTERS and 2 * letters > len(units) and _LETTERS.search(run) is not None
+def _closed(text: str, start: int, end: int) -> tuple[int, int, str] | None:
+    """A run with the signs beside it that are set apart as its letters are, and what it says; None if that is nothing."""
+    if _LETTERS_APART.search(narrowed(text[start:end])) is None:
+        return None
+    start, end = start + (not text[start].isalnum()), end - (not text[end - 1].isalnum())
+    run = text[start:end]
+    gaps = Counter(_GAP.findall(run))
+    if not gaps:
+        return None
+    usual, count = gaps.most_common(1)[0]
+    letters = sum(map(str.isalpha, run))
+    if 2 * count < gaps.total() or 2 * letters <= gaps.total():
+        return None
+    first, last = _with_signs(text, start, end, usual)
+    said = _GAP.sub(lambda gap: _between(gap.group(), usual), run)
+    said = text[first:start].replace(usual, "") + said + text[end:last].replace(usual, "")
+    even = letters >= LEAST_LETTERS and 3 * count >= 2 * gaps.total()
+    return (first, last, said) if even or speaks(said) else None
 
 
-def _closed(run: str) -> str:
-    return _GAP.sub(lambda m: "" if len(m.group()) == 1 else m.group().strip() or " ", run)
+def _between(gap: str, usual: str) -> str:
+    if gap == usual:
+        return ""
+    if len(gap) <= len(usual):
+        blank = any(map(str.isspace, gap)) and not (usual.isspace() and "\n" in gap)  # a line may end in a word
+        return " " if blank else ""
+    signs = "".join(c for c in gap.removeprefix(usual).removesuffix(usual) if c.isspace() or c not in usual)
+    return signs if signs.strip() else " "
+
+
+def _with_signs(text: str, start: int, end: int, usual: str) -> tuple[int, int]:
+    width = len(usual) + 1
+    for _ in range(MOST_SIGNS):
+        if (
+            start < width
+            or not _is_sign(text[start - width : start], usual)
+            or text[start - width - 1 : start - width].isalnum()
+        ):
+            break
+        start -= width
+    for _ in range(MOST_SIGNS):
+        if not _is_sign(text[end : end + width][::-1], usual[::-1]) or text[end + width : end + width + 1].isalnum():
+            break
+        end += width
+    return start, end
+
+
+def _is_sign(unit: str, usual: str) -> bool:
+    sign = unit[:1]
+    return unit[1:] == usual and not sign.isalnum() and not sign.isspace() and sign not in usual
 
 
 # -- words in markup ---------------------------------------------------------------------------------------------------
@@ -169,8 +219,14 @@ def _spelt_otherwise(text: str, long: Any, short: Any) -> Iterator[tuple[int, in
 
 # -- Morse -------------------------------------------------------------------------------------------------------------
 
-MORSE = (r"(?:\A|[\s/|])(?:[.\-]{1,5}[ /|]{1,3}){5}[.\-]",)
-_MORSE = re2.compile(r"(?:\A|[\s/|])(?:[.\-]{1,5}[ /|]{1,3}){5,}[.\-]{1,5}")
+# Dots and dashes of other kinds are outside of ASCII; three of six letters have a plain dash.
+_MORSE_GAP = "[ /|]{1,3}"
+MORSE = (
+    rf"(?:\A|[\s/|])(?:[.\-]{{1,5}}{_MORSE_GAP}){{5}}[.\-]",
+    rf"(?:\A|[\s/|])(?:(?:[.\-\x1a]{{1,5}}{_MORSE_GAP}){{0,2}}[.\x1a]{{0,4}}-[.\-\x1a]{{0,4}}{_MORSE_GAP}){{3}}[.\-\x1a]",
+)
+_DOTS = str.maketrans("\u00b7\u2022\u2219\u22c5\u30fb\u25cf\u2212\u2500", "......--")
+_MORSE = re2.compile(rf"(?:\A|[\s/|])(?:[.\-]{{1,5}}{_MORSE_GAP}){{5,}}[.\-]{{1,5}}")
 _SIGNS = dict(zip(
     ".- -... -.-. -.. . ..-. --. .... .. .--- -.- .-.. -- -. --- .--. --.- .-. ... - ..- ...- .-- -..- -.-- --..".split(),
     "abcdefghijklmnopqrstuvwxyz", strict=True,
@@ -179,8 +235,8 @@ _SIGNS = dict(zip(
 
 def morse(text: str) -> Iterator[Decoded]:
     """Dots and dashes, where they say words."""
-    for match in _MORSE.finditer(text):
-        parts = re.split(r"( / |[ /|])", match.group())
+    for match in _MORSE.finditer(text.translate(_DOTS)):
+        parts = re.split(r"( / |[ /|])", match.group().strip())
         decoded = "".join(_SIGNS.get(p, "" if p in ("", " ") else " ") for p in parts)
         if speaks(decoded):
             yield Decoded("morse", decoded, *match.span())

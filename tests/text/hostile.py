@@ -53,6 +53,7 @@ HOSTILE: Mapping[str, Hostile] = {
     "codes with a dash": _repeated("105-"), "bits in fours": _repeated("0110 "), "code points": _repeated("u+0041"),
     "braces": _repeated("\\u{41}"), "half pairs": _repeated("\\ud83d"),
     "words in signs": _repeated("`all` "), "a sign in each word": _repeated("ig**no "),
+    "letters and signs": _repeated("a)("), "letters and dots": _repeated("a\u00b7"), "four letters": _repeated("a, b, c, d, xx "),
     "signs and blanks": _repeated("* "),
     "nested": _nested, "bomb": _bomb, "near misses": lambda n: "".join(random.Random(2).choices(_NEAR, k=n // 5)),
 }  # fmt: skip
