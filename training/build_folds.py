@@ -24,8 +24,14 @@ EXTRA = {
     "｜": "|", "│": "|", "┃": "|", "∣": "|", "❘": "|", "❙": "|", "❚": "|", "￨": "|", "⎮": "|", "ǀ": "|", "▁": "_",
     "＿": "_", "⟨": "<", "〈": "<", "❮": "<", "❰": "<", "«": "<", "⟩": ">", "〉": ">", "❯": ">", "❱": ">",
     "»": ">", "⁄": "/", "∕": "/", "⟦": "[", "⟧": "]", "【": "[", "】": "]", "〔": "[", "〕": "]", "＃": "#", "﹟": "#",
+    "¦": "|", "‖": "|", "∥": "|", "❲": "[", "❳": "]", "《": "<", "》": ">", "⟪": "<", "⟫": ">", "≺": "<", "≻": ">", "⧼": "<", "⧽": ">",
     "–": "-", "—": "-", "‘": "'", "’": "'", "“": '"', "”": '"', "…": "...",
 }  # fmt: skip
+# Letters that are styled and have no compatibility decomposition: negative circled, negative squared, regional indicators,
+# and small capitals.
+LETTERS = {chr(first + k): chr(97 + k) for first in (0x1F150, 0x1F170, 0x1F1E6) for k in range(26)} | dict(
+    zip("ᴀʙᴄᴅᴇꜰɢʜɪᴊᴋʟᴍɴᴏᴘꞯʀꜱᴛᴜᴠᴡʏᴢ", "abcdefghijklmnopqrstuvwyz", strict=True)
+)
 
 
 def confusables(path: Path) -> dict[str, str]:
@@ -37,7 +43,8 @@ def confusables(path: Path) -> dict[str, str]:
         for other in alike:
             target = other["c"]
             if len(target) == 1 and (target.isascii() and (target.isalpha() or target in "<>|[]/_#!-")):
-                table.setdefault(char, target)
+                # UTS #39 takes the capital I for an l.
+                table.setdefault(char, "i" if target == "l" and char.isupper() else target)
     return table
 
 
@@ -61,6 +68,8 @@ def fold(char: str, alike: dict[str, str]) -> str:
         return char
     if char in EXTRA:
         return EXTRA[char]
+    if char in LETTERS:
+        return LETTERS[char]
     decomposed = unicodedata.normalize("NFKD", char)
     if decomposed != char:
         return decomposed

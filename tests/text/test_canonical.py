@@ -135,6 +135,20 @@ def test_decoded_text_is_bounded(text: str) -> None:
     assert sum(len(child.text) for child in canonicalise(text).children) <= 40 * (len(text) + 4096)
 
 
+@pytest.mark.parametrize(
+    ("text", "folded"),
+    [
+        ("\U0001f158\U0001f156\U0001f15d", "ign"), ("\U0001f178\U0001f176\U0001f17d", "ign"),
+        ("\U0001f1ee \U0001f1ec \U0001f1f3", "i g n"), ("\u026a\u0262\u0274\u1d0f\u0280\u1d07", "ignore"),
+        ("\u0406gnore", "ignore"),
+        *((f"<{bar}im_start{bar}>", "<|im_start|>") for bar in "\u00a6\u2016\u2502\uff5c\u2225"),
+        *((f"{a}|im_start|{b}", "<|im_start|>") for a, b in ("\u300a\u300b", "\u27ea\u27eb", "\u227a\u227b", "\u29fc\u29fd")),
+    ],
+)  # fmt: skip
+def test_styled_letters_and_signs_fold_to_what_they_look_like(text: str, folded: str) -> None:
+    assert canonicalise(text).text == folded
+
+
 @pytest.mark.parametrize("name", [*DISGUISES])
 def test_each_disguise_falls_away_or_is_decoded(name: str) -> None:
     canonical = canonicalise(f"Dear team, {DISGUISES[name](PHRASE)} Thanks")
