@@ -224,7 +224,7 @@ def _unbase64(run: str) -> Iterator[bytes]:
         yield binascii.a2b_base64(part + "=" * (-len(part) % 4))
 
 
-MOST_ODD, LEAST_STRETCH, LEAST_WIDE = 1 / 16, 9, 8
+MOST_ODD, LEAST_STRETCH, LEAST_WIDE = 1 / 16, 8, 8
 _HIGH = bytes(range(16))
 _SHOWN = r"\t\n\r -~\xa0-\ud7ff\uf900-\ufffc\U00010000-\U000effff"
 _STRETCH = re.compile(f"[{_SHOWN}]{{{LEAST_STRETCH},}}")
@@ -237,6 +237,8 @@ def _readable(data: bytes) -> str | None:
     Identifiers and digests decode to noise.
     """
     for text in _texts(data):
+        if len(text) > LEAST_STRETCH and _STRETCH.search(text) is None:
+            continue
         if text and len(_ODD.findall(text)) <= MOST_ODD * len(text):
             return text
         said = " ".join(_STRETCH.findall(text))
@@ -248,6 +250,8 @@ def _readable(data: bytes) -> str | None:
 def _texts(data: bytes) -> Iterator[str]:
     """Bytes as UTF-8, and as UTF-16 where most of every other byte are those of alphabets."""
     yield data.decode("utf-8", "replace")
+    if 0 not in data:  # as in each blank
+        return
     for encoding, high in (("utf-16-le", data[1::2]), ("utf-16-be", data[::2])):
         if len(high) >= LEAST_WIDE and 2 * len(high.translate(None, _HIGH)) < len(high):
             yield data.decode(encoding, "replace").removeprefix("\ufeff")

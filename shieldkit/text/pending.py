@@ -60,6 +60,11 @@ def _chain(*kinds: tuple[Any, int], after: int = MARGIN) -> Callable[[str], int]
     return start
 
 
+def _narrow_chain(*kinds: tuple[Any, int]) -> Callable[[str], int]:
+    """The same for patterns of bytes."""
+    return lambda text: min(_open_region(pattern, gap, MARGIN, narrowed(text)) for pattern, gap in kinds)
+
+
 def _open_region(pattern: Any, gap: int, after: int, text: str | bytes) -> int:
     # Regions whose surroundings touch are read as one.
     apart = max(gap, MARGIN + after)
@@ -95,10 +100,10 @@ PENDING: Mapping[Read, Callable[[str], int]] = {
     ),
     encodings.codes: _earliest(_numbers, _bits),
     spellings.spaced: _earliest(
-        _letters_apart, lambda text: _open_region(spellings._SPACED, 40, MARGIN, narrowed(text))
+        _letters_apart, _narrow_chain((spellings._SPACED, 40))
     ),
     spellings.marked: _earliest(
-        lambda text: max(0, _row_begun(text) - MARGIN), _chain((spellings._ROW, 60), (spellings._BROKEN, 60))
+        lambda text: max(0, _row_begun(text) - MARGIN), _narrow_chain((spellings._ROW, 60), (spellings._BROKEN, 60))
     ),
     spellings.leet: _earliest(_chain((spellings._LEET_SPOT, 60), after=LINE), _digits_for_letters),
     spellings.rot13: _chain((spellings._ROT13_LONG, 120), (spellings._ROT13_SHORT, 60), after=LINE),

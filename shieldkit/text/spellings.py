@@ -121,7 +121,7 @@ MARKED = (
     rf"[a-z]{_MARKED_GAP}{_THREE}(?:\b|_)",
     rf"[a-z]{{2}}(?:\*{{1,3}}|__|~~|`|{_TAG})[a-z]{{2}}",
 )
-_ROW, _BROKEN = re2.compile("|".join(MARKED[:2])), re2.compile(MARKED[2])
+_ROW, _BROKEN = compiled("|".join(MARKED[:2])), compiled(MARKED[2])
 _FEWEST_MARKED = 3
 _JOINING = frozenset(
     "all any the your you this that these those and with what how are not now must should will".split()
@@ -134,8 +134,9 @@ _MARKUP = re.compile(
 
 def marked(text: str) -> Iterator[Decoded]:
     """Words each in signs or on a line of its own (`"ignore" "all"`, `- ignore`, `**ign**ore`), without the signs."""
-    rows = regions((s for s in spots(_ROW, text) if _said(text[slice(*s)])), least=1, gap=60)
-    broken = regions(spots(_BROKEN, text), least=2, gap=60)
+    data = narrowed(text)
+    rows = regions((s for s in spots(_ROW, data) if _said(text[slice(*s)])), least=1, gap=60)
+    broken = regions(spots(_BROKEN, data), least=2, gap=60)
     for found, hidden in ((rows, False), (broken, True)):
         for start, end in with_margin(text, found):
             part = text[start:end]
