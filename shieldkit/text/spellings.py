@@ -114,14 +114,14 @@ _MARKED_GAP = (
     rf"|[,.;:!?]?\s{{1,3}}(?:[0-9]{{1,2}}[.)]\s|{_MARK}\s{{0,3}}){{1,6}})"
 )
 _COMMON = f"(?:{'|'.join(sorted(VOCABULARY))})"
-# Four words in a row, three of them common; or words in which a mark stands.
-_THREE = rf"{_COMMON}{_MARKED_GAP}{_COMMON}{_MARKED_GAP}{_COMMON}"
+# Three common words in a row, of four in all; or words in which a mark stands.
+_THREE = rf"(?:\b|_){_COMMON}{_MARKED_GAP}{_COMMON}{_MARKED_GAP}{_COMMON}"
 MARKED = (
-    rf"(?:\b|_){_THREE}{_MARKED_GAP}[a-z]",
-    rf"[a-z]{_MARKED_GAP}{_THREE}(?:\b|_)",
+    _THREE,
     rf"[a-z]{{2}}(?:\*{{1,3}}|__|~~|`|{_TAG})[a-z]{{2}}",
 )
-_ROW, _BROKEN = compiled("|".join(MARKED[:2])), compiled(MARKED[2])
+_ROW = compiled(rf"{_THREE}{_MARKED_GAP}[a-z]|[a-z]{_MARKED_GAP}{_THREE}(?:\b|_)")
+_BROKEN = compiled(MARKED[1])
 _FEWEST_MARKED = 3
 _JOINING = frozenset(
     "all any the your you this that these those and with what how are not now must should will".split()
