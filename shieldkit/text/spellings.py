@@ -114,19 +114,18 @@ _MARKED_GAP = (
     rf"|[,.;:!?]?\s{{1,3}}(?:[0-9]{{1,2}}[.)]\s|{_MARK}\s{{0,3}}){{1,6}})"
 )
 _COMMON = f"(?:{'|'.join(sorted(VOCABULARY))})"
-# Three common words in a row, of four in all; or words in which a mark stands.
-_THREE = rf"(?:\b|_){_COMMON}{_MARKED_GAP}{_COMMON}{_MARKED_GAP}{_COMMON}"
+# Lists and fields (`"role": "user"`) have no words that join others to a sentence.
+_JOINING = (
+    "(?:all|any|the|your|you|this|that|these|those|and|with|what|how|are|not|now|must|should|will|from|which|about)"
+)
+# Such a word between two common ones, and a fourth in the same row; or words in which a mark stands.
 MARKED = (
-    _THREE,
+    rf"(?:\b|_){_COMMON}{_MARKED_GAP}{_JOINING}{_MARKED_GAP}{_COMMON}",
     rf"[a-z]{{2}}(?:\*{{1,3}}|__|~~|`|{_TAG})[a-z]{{2}}",
 )
-_ROW = compiled(rf"{_THREE}{_MARKED_GAP}[a-z]|[a-z]{_MARKED_GAP}{_THREE}(?:\b|_)")
-_BROKEN = compiled(MARKED[1])
-_FEWEST_MARKED = 3
-_JOINING = frozenset(
-    "all any the your you this that these those and with what how are not now must should will".split()
-)
-_LETTERS_ALONE = re.compile("[a-z]+")
+_ROW, _BROKEN = map(compiled, MARKED)
+_BEFORE, _AFTER = re.compile(rf"[a-z]{_MARKED_GAP}\Z"), re.compile(rf"[a-z]*{_MARKED_GAP}[a-z]")
+_WIDEST_GAP = 64
 _MARKUP = re.compile(
     rf"{_TAG}|[*_`~\x22|#\[\]()<>]+[,;]?|(?<!\w)['/+\-]+|['/+\-]+(?![\w'/+\-])[,;]?|(?<!\S)[0-9]{{1,2}}[.)](?=\s)"
 )
@@ -135,7 +134,7 @@ _MARKUP = re.compile(
 def marked(text: str) -> Iterator[Decoded]:
     """Words each in signs or on a line of its own (`"ignore" "all"`, `- ignore`, `**ign**ore`), without the signs."""
     data = narrowed(text)
-    rows = regions((s for s in spots(_ROW, data) if _said(text[slice(*s)])), least=1, gap=60)
+    rows = regions((s for s in spots(_ROW, data) if _has_fourth(text, *s)), least=1, gap=60)
     broken = regions(spots(_BROKEN, data), least=2, gap=60)
     for found, hidden in ((rows, False), (broken, True)):
         for start, end in with_margin(text, found):
@@ -145,10 +144,9 @@ def marked(text: str) -> Iterator[Decoded]:
                 yield Decoded("markup", decoded, start, end)
 
 
-def _said(row: str) -> bool:
-    """Lists and fields (`"role": "user"`) have no words that join others to a sentence."""
-    words = set(_LETTERS_ALONE.findall(row))
-    return len(words & VOCABULARY) >= _FEWEST_MARKED and not words.isdisjoint(_JOINING)
+def _has_fourth(text: str, start: int, end: int) -> bool:
+    start += text[start] == "_"
+    return bool(_AFTER.match(text, end) or _BEFORE.search(text, max(0, start - _WIDEST_GAP), start))
 
 
 def _unmarked(mark: re.Match[str]) -> str:
