@@ -121,7 +121,7 @@ _JOINING = (
 # Such a word between two common ones, and a fourth in the same row; or words in which a mark stands.
 MARKED = (
     rf"(?:\b|_){_COMMON}{_MARKED_GAP}{_JOINING}{_MARKED_GAP}{_COMMON}",
-    rf"[a-z]{{2}}(?:\*{{1,3}}|__|~~|`|{_TAG})[a-z]{{2}}",
+    rf"[a-z]{{2}}(?:\*{{1,3}}|~~|`|{_TAG})[a-z]{{2}}",
 )
 _ROW, _BROKEN = map(compiled, MARKED)
 _BEFORE, _AFTER = re.compile(rf"[a-z]{_MARKED_GAP}\Z"), re.compile(rf"[a-z]*{_MARKED_GAP}[a-z]")
