@@ -2,7 +2,7 @@
 
 The operators of Elm, F# and others, and the cells of diagrams, have the shape `<| … |>` too: only what a token could be
 called counts there. Known tokens are known with blanks, one line break, Markdown's escapes, an HTML tag or comment
-inside, with signs that look like theirs, and without their end.
+inside, and without their end.
 """
 
 from __future__ import annotations
@@ -14,9 +14,6 @@ from shieldkit.text.sieve import OVERLAP
 LEAST_LETTERS, LEAST_ALONE, LONGEST_SHAPE = 3, 9, 64
 """Letters of an unknown name, in bytes (one of a Chinese name says more); of a known one that has no end; and signs in all."""
 
-_BARS = "¦‖ǁ∥║⏐⎸⎹▏▕"
-_OPENING, _CLOSING = "《⟪≺⧼❬⦑≪⋖", "》⟫≻⧽❭⦒≫⋗"
-
 # In narrowed text \x1a stands for whatever is not ASCII.
 _GAP = r"[\s\\]*"
 _CHAR = r"[a-z0-9_\\\x1a]"
@@ -27,8 +24,7 @@ _BLANKS = r"[ \t\\]"
 _NAME = r"[a-z0-9_:\\\x1a]+"
 
 SHAPES = (
-    rf"<{_GAP}[|\x1a]{_BODY}[|\x1a]{_GAP}>",
-    rf"[<\x1a]\|{_BODY}\|[>\x1a]",
+    rf"<{_GAP}\|{_BODY}\|{_GAP}>",
     rf"\[\s*\|{_BODY}\|\s*\]",
     r"<<\s*/?\s*sys\s*>>",
     rf"[<\[]{_BLANKS}+/?{_BLANKS}*{_NAME}{_BLANKS}*[>\]]",
@@ -38,26 +34,20 @@ SHAPES = (
 )
 _INSIDE = rf"[a-z0-9_\s\\:./=!<>\x1a-]{{0,{OVERLAP}}}(?:\|{_GAP})?"
 BEGUN = (
-    rf"<[\s\\/<]*(?:[|\x1a]{_INSIDE})?"
-    rf"|\x1a(?:\|{_INSIDE})?"
+    rf"<[\s\\/<]*(?:\|{_INSIDE})?"
     rf"|\[\s*(?:\|{_INSIDE})?"
     rf"|[<\[]{_BLANKS}*/?{_BLANKS}*[a-z0-9_:\\\x1a]{{0,{OVERLAP}}}{_BLANKS}*"
 )
 """What may be the beginning of one of them at the end of a text."""
 
 _MARKUP = re.compile(_TAG)
-_SIGNS = {
-    ord(sign): plain
-    for signs, plain in ((_BARS, "|"), (_OPENING, "<"), (_CLOSING, ">"), ("\\", None))
-    for sign in signs
-}
-_NEUTRAL = str.maketrans("", "", " \t\r\n_=")
+_NEUTRAL = str.maketrans("", "", " \t\r\n_=\\")
 _CALLED = re.compile(r"<(\s*)\|(\s*)/?(\w(?:[\w:./-]*\w)?)\2\|\1>|\[\|/?(\w(?:[\w:./-]*\w)?)\|\]")
 
 
 def tight(spelled: str) -> str:
     """A spelling of a token without all that makes it no other one."""
-    return _MARKUP.sub("", spelled.translate(_SIGNS)).translate(_NEUTRAL)
+    return _MARKUP.sub("", spelled).translate(_NEUTRAL)
 
 
 def without_end(token: str) -> str | None:
@@ -72,7 +62,7 @@ def likely(folded: str) -> bool:
 
     A variable stands between operators with blanks around it, and in brackets of arrays; there a name needs two parts.
     """
-    called = _CALLED.fullmatch(folded.translate(_SIGNS))
+    called = _CALLED.fullmatch(folded.replace("\\", ""))
     if called is None or len(folded) > LONGEST_SHAPE:
         return False
     name = called[3] or called[4]

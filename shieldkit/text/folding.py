@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from shieldkit.errors import ModelFileError
 
 _FILE = Path(__file__).parent / "data" / "folds.npz"
-_SHA256 = "50b61f299a607f0b13f5f7ecc15602846227eebffdc980e4f0e82730d5d0b420"
+_SHA256 = "866e3ad3c67333b60333a6524de89ea08681d6bd26a700139c481f5ca81aecef"
 _POINTS = 0x110000
 _CONTROLS = bytes([*range(9), 11, 12, *range(14, 32), 127])
 _LONG = 4096

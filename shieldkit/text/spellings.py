@@ -23,15 +23,21 @@ from shieldkit.text.words import VOCABULARY, speaks, strong
 
 # By bytes: any signs between letters of ASCII, or signs of ASCII between any letters.
 _KINDS = (("a-z", "[^a-z0-9]"), (r"a-z\x1a", r"[^a-z0-9\x1a]"))
-SPACED = tuple(rf"(?:\A|{sign})(?:[{letters}]{sign}{{1,4}}){{3}}[{letters}](?:\z|{sign})" for letters, sign in _KINDS)
+# A control token is short, and half of it may be signs: blanks between, after one of these.
+_AFTER_SIGN = r"(?:\A|\s)[<>\[\]|#_](?: {1,3}[^\s]){%s}(?:\z|\s)"
+SPACED = (
+    *(rf"(?:\A|{sign})(?:[{letters}]{sign}{{1,4}}){{3}}[{letters}](?:\z|{sign})" for letters, sign in _KINDS),
+    _AFTER_SIGN % "4",
+)
 _SPACED = compiled(
     "|".join(
         rf"(?:\A|{sign})(?:[0-9{letters}]{sign}{{1,12}}){{4,}}[0-9{letters}](?:\z|{sign})" for letters, sign in _KINDS
     )
 )
-_LETTERS_APART = compiled("|".join(SPACED))
+_LETTERS_APART, _SIGNS_APART = compiled("|".join(SPACED[:-1])), compiled(_AFTER_SIGN % "4,")
+_BLANKS = re.compile(" +")
 _GAP = re.compile(r"[\W_]+")  # a run of one class: linear also in the standard engine
-LEAST_LETTERS, MOST_SIGNS = 12, 8
+LEAST_LETTERS, LEAST_AFTER_SIGN, MOST_SIGNS = 12, 3, 8
 
 
 def spaced(text: str) -> Iterator[Decoded]:
@@ -40,7 +46,9 @@ def spaced(text: str) -> Iterator[Decoded]:
     What stands between most letters is within a word, and what is longer is between words. A sign in the middle of a gap
     (`e _ t`), or beside the letters in the same way, is one of them. Rows of numbers and of names are none of it.
     """
-    runs = [run for match in _SPACED.finditer(narrowed(text)) if (run := _closed(text, *match.span())) is not None]
+    data = narrowed(text)
+    runs = [run for match in _SPACED.finditer(data) if (run := _closed(text, *match.span())) is not None]
+    runs = sorted([*_tokens(text, data), *runs], key=lambda run: run[0])  # of two from one place the first
     firsts = [first for first, _, _ in runs]
     for start, end in with_margin(text, regions(((first, last) for first, last, _ in runs), least=1, gap=40)):
         parts: list[str] = []
@@ -50,6 +58,20 @@ def spaced(text: str) -> Iterator[Decoded]:
                 parts += text[at:first], said
                 at = last
         yield Decoded("spaced", "".join(parts) + text[at:end], start, end)
+
+
+def _tokens(text: str, data: bytes) -> Iterator[tuple[int, int, str]]:
+    """Runs that begin with a sign as control tokens do (`< | i m _ s t a r t`), and what they say."""
+    for match in _SIGNS_APART.finditer(data):
+        start, end = match.start() + match.group()[:1].isspace(), match.end() - match.group()[-1:].isspace()
+        run = text[start:end]
+        usual = Counter(_BLANKS.findall(run)).most_common(1)[0][0]
+        said = _BLANKS.sub(lambda gap, usual=usual: " " if gap.group() > usual else "", run)  # type: ignore[misc]
+        # A row of a table, too, begins with a bar.
+        signs = "" if said[0] == "|" else "<>[]|/#"
+        letters, size = sum(c.isalpha() or c in signs for c in said), len(said.replace(" ", ""))
+        if letters >= LEAST_AFTER_SIGN and 2 * letters > size:
+            yield start, end, said
 
 
 def _closed(text: str, start: int, end: int) -> tuple[int, int, str] | None:
