@@ -1,6 +1,6 @@
 """Thresholds of the cascade, from ordinary text; most of it from sources that nothing was trained on.
 
-    python -m training.calibrate SWEEP.pt WORDS.pt OUT.json
+    python -m training.calibrate OUT.json
 
 What the sweep hands to the encoder is decided on long ordinary text: a window is *likely* when it is higher than 75 in 100
 ordinary windows, *certain* when higher than 999 in 1,000. Then the packed cascade reads the haystacks and the packages in
@@ -12,8 +12,8 @@ same for both heads: 0.3 is 1.4 logits below 0.5.
 A short text is left to the sweep alone where that is lower than all but `MISSED` of short attacks; the encoder lets go after
 half of its layers what is lower there than all but `MISSED` of the attacks that it would have blocked.
 
-The encoder's files and the sweep must be the ones that ship. What the prompts go through is the calibration that is packed, too, and
-it decides which lines are read: calibrate, pack, and do both again. Both heads choose what is read, as in data.
+The models must be the ones that ship. What the prompts go through is the calibration that is packed, too, and it decides which
+lines are read: calibrate, pack, and do both again. Both heads choose what is read, as in data.
 """
 
 from __future__ import annotations
@@ -26,16 +26,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from shieldkit.injection import Detector, load
 from shieldkit.injection.detector import LEAST_LIKELY, MOST_LIKELY, PEAKS, SHORT
 from shieldkit.injection.reading import Reading
 from shieldkit.injection.windows import WINDOW, around_peaks
 from shieldkit.text import canonicalise
+from shieldkit.text.folding import fold
 from training import sources
 from training.collected import collected
-from training.sweep_model import Sweep, padded, rows_of, vocabulary
 
 MILLION_TOKENS = 4_500_000
 """Characters."""
@@ -48,26 +47,14 @@ MISSED, SURE = 0.005, 3.0
 HEADS = {"direct": 0, "data": 1}
 
 
-def swept(path: str, words: str) -> np.ndarray:
+def swept(detector: Detector) -> np.ndarray:
     """The sweep's highest logits in windows of ordinary long text, shape (windows, 2)."""
-    from shieldkit.text.folding import fold
-
-    vocab, _, _ = vocabulary(Path(words))
-    model = Sweep(len(vocab))
-    model.load_state_dict(torch.load(path))
-    model.eval()
-    rng = random.Random(3)
-    texts = []
+    rng, found = random.Random(3), []
     for text in sources.haystacks().values():
         for _ in range(3000):
             at = rng.randrange(len(text) - WINDOW)
-            texts.append(fold(text[at : at + WINDOW]).text)
-    found = []
-    with torch.inference_mode():
-        for start in range(0, len(texts), 128):
-            logits = model.positions(padded([rows_of(vocab, t) for t in texts[start : start + 128]]))
-            found.append(logits.max(dim=-1).values.numpy())
-    return np.concatenate(found)
+            found.append(detector.sweep.read(fold(text[at : at + WINDOW]).text).top)
+    return np.array(found)
 
 
 def ordinary() -> Iterator[tuple[str, str]]:
@@ -135,7 +122,8 @@ def halves(detector: Detector, texts: list[str]) -> tuple[np.ndarray, np.ndarray
 
 def main() -> None:
     """Calibrate."""
-    windows, detector = swept(sys.argv[1], sys.argv[2]), load()
+    detector = load()
+    windows = swept(detector)
     likely, certain = np.quantile(windows, LIKELY, axis=0), np.quantile(windows, CERTAIN, axis=0)
     known = [e for e in sources.corpus() if 1 in (e.direct, e.data) and e.kind not in ("encoded", "special_token")]
     attacks = [e.text for e in random.Random(4).sample(known, 1200)]
@@ -170,7 +158,7 @@ def main() -> None:
             print(
                 f"   {kind}: the highest {np.round(top[:12], 2)} of {chars[kind] / MILLION_TOKENS:.2f} million tokens"
             )
-    Path(sys.argv[3]).write_text(json.dumps({"rows": out}, indent=1) + "\n", encoding="utf-8")
+    Path(sys.argv[1]).write_text(json.dumps({"rows": out}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from shieldkit.injection.session import session as as_shipped
-from training.encoder import EXIT, HEADS, WIDTH, Detector, Layer, Reading, encode, padded, pieces, trained
+from training.encoder import EXIT, HEADS, WIDTH, Detector, Layer, Linear, Reading, encode, padded, pieces, trained
 
 
 class Words(torch.nn.Module):
@@ -143,6 +143,8 @@ def main() -> None:
         rows = [json.loads(line)["text"] for line in lines]
     texts = encode(pieces(), rows[:: max(1, len(rows) // 400)])
     off: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    model.eval()  # which exporting has undone
+    Linear.as_int8 = True  # as it was trained, in the last run
     with torch.inference_mode():
         for text in texts:
             (x,) = words.run(None, {"ids": np.array([text], np.int64)})

@@ -1,7 +1,8 @@
 """Writes the sweep, `sweep.onnx`, and its vocabulary with the calibration of both stages, `sweep.npz`, to shieldkit/injection/data.
 
-    python -m training.pack SWEEP.pt WORDS.pt CALIBRATION.json
+    python -m training.pack CALIBRATION.json [SWEEP.pt WORDS.pt]
 
+Without a sweep the one that is there stays, with another calibration.
 Embeddings are kept as int8 with a scale a column. Prints the digests for `detector.py`.
 """
 
@@ -112,10 +113,14 @@ def write(name: str, data: bytes) -> None:
 
 def main() -> None:
     """Pack."""
-    rows = json.loads(Path(sys.argv[3]).read_text(encoding="utf-8"))["rows"]
-    _, hashes, _ = vocabulary(Path(sys.argv[2]))
-    write("sweep.onnx", network(arrays(sys.argv[1])))
-    write("sweep.npz", archive({"vocabulary": hashes, "calibration": np.array(rows, np.float64)}))
+    rows = np.array(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))["rows"], np.float64)
+    if len(sys.argv) > 2:
+        write("sweep.onnx", network(arrays(sys.argv[2])))
+        _, hashes, _ = vocabulary(Path(sys.argv[3]))
+    else:
+        with np.load(FOLDER / "sweep.npz", allow_pickle=False) as file:
+            hashes = file["vocabulary"]
+    write("sweep.npz", archive({"vocabulary": hashes, "calibration": rows}))
 
 
 if __name__ == "__main__":

@@ -157,7 +157,7 @@ def embedder() -> nn.Module:
     return Embedder()
 
 
-def train(given: str, out: str, seed: int, epochs: int, rate: float) -> None:
+def train(given: str, out: str, start: str | None, seed: int, epochs: int, rate: float) -> None:
     """Binary cross-entropy on both heads. Words are hidden, so that no single one is all there is."""
     torch.manual_seed(seed)
     rng = random.Random(seed)
@@ -166,6 +166,8 @@ def train(given: str, out: str, seed: int, epochs: int, rate: float) -> None:
     ids = encode(pieces(), [r["text"] for r in rows])
     wanted, weights = targets(rows)
     model, embedded = Skim(), embedder()
+    if start is not None:
+        model.load_state_dict(torch.load(start))
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.02)
     plan = [batch for _ in range(epochs) for batch in batches(ids, TOKENS, rng)]
     started, seen = time.time(), 0.0
@@ -207,8 +209,9 @@ def main() -> None:
     p.add_argument("do", choices=("cut", "train", "export"))
     p.add_argument("given", help="the set, what was cut of it, or the weights")
     p.add_argument("out", nargs="?")
+    p.add_argument("--start", help="the weights to go on from")
     p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--epochs", type=int, default=4)
+    p.add_argument("--epochs", type=int, default=2)
     p.add_argument("--rate", type=float, default=2e-3)
     a = p.parse_args()
     torch.set_num_threads(1)
@@ -219,7 +222,7 @@ def main() -> None:
     elif a.do == "cut":
         cut(a.given, a.out)
     else:
-        train(a.given, a.out, a.seed, a.epochs, a.rate)
+        train(a.given, a.out, a.start, a.seed, a.epochs, a.rate)
 
 
 if __name__ == "__main__":

@@ -55,11 +55,11 @@ _WORD = re.compile(r"\w{2,}")
 _FOLDER = Path(__file__).parent / "data"
 _SHA256 = {
     "sweep.onnx": "7bd80365a4d127ede392253c4eea85f6eccd1cf2e796bdaa5d754f58b61abe75",
-    "sweep.npz": "fc1d2b0dbd6bffd2883b11fbdf970f7e8c50387e3812d20c9f7fe385576e0ce0",
-    "skim.onnx": "19abdf46960a6c7c15f00c5cf775e43e727e020ec38f5adac53db4ccc91a720d",
-    "encoder_words.onnx": "676ff47e71d2dfb5f0cb6c0c5d1e764fa3fa7be3eea415f88e53eec95667c6ad",
-    "encoder_lower.onnx": "43b9516d4ff4f6a1c642599f4be84148d5019da32f7c9c148157a1748335a301",
-    "encoder_upper.onnx": "b79ac8170c6a533016145b783c6d790eb1c93305918ab0e09a985b69972f3028",
+    "sweep.npz": "8e901626be4da8c56127f0273c205f785643296ef7a937ba7bfa1044a698f714",
+    "skim.onnx": "b28188a3cede99f4b2e073a1a89d4c913963eeb9214e6c4cffeee0d46e6567d6",
+    "encoder_words.onnx": "9b879687f2ca25ecef0f85fce10e6f56a6d8576bef244c227ac2741899471d90",
+    "encoder_lower.onnx": "eed3bfb982d5aa91995b8199eb3584216fcf41bd594defa9c4b921ef4b3277c4",
+    "encoder_upper.onnx": "c8d420e06d506580eae47fb6042f8cd40757dec829af1f20430ddc6b9451be3d",
     "pieces.json": "c0f66d368ffbef6881229b29c6578d85d2846ef9258f0bb7f5f59cf74fe8e1eb",
 }  # fmt: skip
 

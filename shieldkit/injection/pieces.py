@@ -18,7 +18,14 @@ def unigram(pieces: Sequence[tuple[str, float]]) -> Any:
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
     tokenizer = Tokenizer(models.Unigram([(piece, score) for piece, score in pieces], unk_id=3, byte_fallback=False))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace(Regex(r"\s+"), " ")])
+    # Folded text has its letters taken apart: the pieces are of whole ones (kana with their marks, Arabic with its hamza).
+    whole = [
+        normalizers.NFC(),
+        normalizers.Replace("\u0e4d\u0e32", "\u0e33"),
+        normalizers.Replace("\u0ecd\u0eb2", "\u0eb3"),
+    ]
+    blanks = normalizers.Replace(Regex(r"\s+"), " ")
+    tokenizer.normalizer = normalizers.Sequence([*whole, normalizers.Lowercase(), blanks])
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<Begin> $A <End>", special_tokens=[("<Begin>", 1), ("<End>", 2)]

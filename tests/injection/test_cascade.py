@@ -16,7 +16,7 @@ from shieldkit.injection import features, load, reading
 from shieldkit.injection import windows as windows_module
 from shieldkit.injection.encoder import MOST_PIECES
 from shieldkit.injection.sweep import REACH
-from shieldkit.injection.windows import WINDOW, around_peaks, line
+from shieldkit.injection.windows import WINDOW, Window, around_peaks, line
 from shieldkit.text import canonicalise
 from tests.disguises import DISGUISES
 
@@ -59,7 +59,7 @@ def test_a_long_text_is_read_down_to_the_least_likely_as_long_as_there_is_room(m
     assert detector.judge(canonical, data=True).encoded == all_of_them - 1
 
 
-MANUAL = "Chapter {} has the instructions for the system and says who keeps the password of the assistant manager."
+MANUAL = "Chapter {} has the instructions for the pump and says who keeps the password of the site manager."
 
 
 def test_the_skim_lets_ordinary_peaks_go_and_no_attack(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,3 +374,25 @@ def test_what_a_user_hides_counts_more_and_what_is_harmless_stays_so(
     monkeypatch.setattr(cascade, "GUESSED", 0.0)
     assert load().judge(hidden).score < counted
     assert as_data == load().judge(hidden, by_user=False).score
+
+
+@pytest.mark.parametrize("text", ["がぎぐげご パピプ", "أحمد إلى آخر مسؤول", "ขอบคุณสำหรับน้ำ"])
+def test_letters_that_folding_takes_apart_are_whole_again_for_the_encoder(text: str) -> None:
+    folded, tokenizer = canonicalise(text).text, load().encoder._tokenizer
+    assert folded != text
+    assert tokenizer.encode(folded).tokens == tokenizer.encode(text).tokens
+
+
+def test_where_nearly_every_peak_is_plain_the_skim_has_a_say() -> None:
+    """So it is in a script of which the sweep knows few words; reading all of them would take seconds."""
+    text = "x" * 100 * WINDOW
+    windows = [Window(k * WINDOW, (k + 1) * WINDOW, k * WINDOW + 99, 2 - k / 100, False) for k in range(100)]
+    skimmed = {k * WINDOW: np.full(2, 3.0 if k == 70 else -9.0, np.float32) for k in range(100)}
+    stage = reading.Stage(np.ones(2), np.full(2, 4.0))
+    own = reading.Reading(
+        text, lambda start, end: text[start:end], False, 0.0, [0, 1], stage,
+        lambda text, native, start, end: skimmed[start // WINDOW * WINDOW],
+        lambda text, native, start, end, heads: np.full(2, -3.0, np.float32), 128, lambda: True,
+    )  # fmt: skip
+    found = own._left(windows, [own._skimmed(window) for window in windows])
+    assert found == [*range(reading.SURE_OF + 100 // reading.WINDOWS_EACH), 70]
