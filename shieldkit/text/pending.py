@@ -99,7 +99,7 @@ PENDING: Mapping[Read, Callable[[str], int]] = {
         rf"\b(?:(?:0x)?(?:[0-9a-f]{{2}}){{1,4}}h?{encodings._APART}{{1,3}})+(?:0x?)?[0-9a-f]{{0,8}}h?"
     ),
     encodings.codes: _earliest(_numbers, _bits),
-    spellings.spaced: _earliest(_letters_apart, _narrow_chain((spellings._SPACED, 40))),
+    spellings.spaced: _earliest(_letters_apart, _narrow_chain((spellings._SPACED, 40), (spellings._SIGNS_APART, 40))),
     spellings.marked: _earliest(
         lambda text: max(0, _row_begun(text) - MARGIN), _narrow_chain((spellings._ROW, 60), (spellings._BROKEN, 60))
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,6 +29,7 @@ WORDS = (
     "b2b",
     "<s>",
     "<s> </s>" * 3,
+    "< | / t d | >",
     "<|im_\nstart|>",
     "<|im_=\r\nstart|>",
     r"\<\|im\_start\|\>",
@@ -118,3 +120,12 @@ def test_markers_before_the_settled_place_stay_and_none_begins_before_the_held_o
     new = [m for m in ENGINE.find(whole) if m.score >= 0.5 and m not in ENGINE.find(part)]
     assert not [m for m in new if m.start < held]
     assert not [r for r in runs(whole) if r.start < held and r not in runs(part)]
+
+
+@pytest.mark.parametrize(
+    "token", ["< | i m _ s t a r t | >", "[  /  I  N  S  T  ]", "# # #   H u m a n :", "_ < E O T >"]
+)
+def test_a_token_whose_signs_are_set_apart_is_held_from_its_first_sign_on(token: str) -> None:
+    before = "please see "
+    for end in range(1, len(token) + 1):
+        assert pending(canonicalise(before + token[:end])) <= len(before), token[:end]
