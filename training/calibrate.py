@@ -6,8 +6,9 @@ What the sweep hands to the encoder is decided on long ordinary text: a window i
 ordinary windows, *certain* when higher than 999 in 1,000. Then the packed cascade reads the haystacks and the packages in
 `SHIELDKIT_UNSEEN`: a head's threshold is the lowest logit at which it raises no more alarms than `ALLOWED`. For short texts of
 users it is the lowest logit at which no more than `ALLOWED_CHATS` of the prompts that are for evaluation only raise an alarm, if
-that is lower; they go through the detector as it is packed, so that only what it reads counts. The slope is a convention, the
-same for both heads: 0.3 is 1.4 logits below 0.5.
+that is lower; they go through the detector as it is packed, so that only what it reads counts. For short data it is, for each
+head, the lowest at which no more than `ALLOWED_PIECES` of lines, paragraphs and pages of the same packages raise one. The slope is
+a convention, the same for both heads: 0.3 is 1.4 logits below 0.5.
 
 A short text is left to the sweep alone where that is lower than all but `MISSED` of short attacks; the encoder lets go after
 half of its layers what is lower there than all but `MISSED` of the attacks that it would have blocked.
@@ -42,6 +43,8 @@ ALLOWED = {"haystack": 1.0, "unseen": 10.0}
 """Alarms a million tokens, for each head."""
 ALLOWED_CHATS = 0.01
 """The share of short prompts, for the direct head."""
+ALLOWED_PIECES = 0.005
+"""The share of short pieces of data, for each head."""
 LIKELY, CERTAIN, SLOPE = 0.75, 0.999, 0.6
 MISSED, SURE = 0.005, 3.0
 HEADS = {"direct": 0, "data": 1}
@@ -74,8 +77,26 @@ def ordinary() -> Iterator[tuple[str, str]]:
                 yield "unseen", text
 
 
-def encoded(detector: Detector, text: str, likely: np.ndarray, certain: np.ndarray) -> np.ndarray:
-    """The logits that are scored of every place that the cascade reads, shape (places, 2): windows that overlap are one."""
+def pieces() -> Iterator[str]:
+    """Lines, paragraphs and pages of the packages that nothing was trained on, of each up to three of a file."""
+    rng = random.Random(5)
+    for kind, text in ordinary():
+        if kind == "unseen":
+            lines = [line.strip() for line in text.split("\n") if len(line.strip()) > 20]
+            paragraphs = [part.strip() for part in text.split("\n\n") if 60 < len(part.strip()) <= SHORT]
+            pages = [text[at : at + SHORT - 1] for at in range(0, len(text) - SHORT + 1, SHORT)]
+            for found in (lines, paragraphs, pages):
+                yield from rng.sample(found, min(3, len(found)))
+
+
+def encoded(
+    detector: Detector, text: str, likely: np.ndarray, certain: np.ndarray, least: float | None = None
+) -> np.ndarray:
+    """The logits that are scored of every place that the cascade reads, shape (places, 2): windows that overlap are one.
+
+    With `least` a short text is read, from peaks of that height on.
+    """
+    short = least is not None
     canonical = canonicalise(text)
     parts = [(canonical.text, canonical.native)]
     parts += [(child.text, lambda start, end, text=child.text: text[start:end]) for child in canonical.children]
@@ -85,9 +106,11 @@ def encoded(detector: Detector, text: str, likely: np.ndarray, certain: np.ndarr
         if not len(read.logits):
             continue
         margin = ((read.logits - likely) / (certain - likely)).max(axis=1).astype(np.float32)
-        windows = around_peaks(margin, read.begins, part, certain=1.0, likely=LEAST_LIKELY, most=PEAKS)
+        windows = around_peaks(
+            margin, read.begins, part, certain=1.0, likely=LEAST_LIKELY if least is None else least, most=PEAKS
+        )
         stages = detector._encoded, detector.skimmed, detector.view
-        logits, _ = Reading(part, native, False, 0.0, [0, 1], *stages, MOST_LIKELY, lambda: True).logits(windows)
+        logits, _ = Reading(part, native, short, 0.0, [0, 1], *stages, MOST_LIKELY, lambda: True).logits(windows)
         for window, of_window in sorted(zip(windows, logits, strict=True), key=lambda pair: pair[0].start):
             if window.start < last:
                 found[-1] = np.maximum(found[-1], of_window)
@@ -103,7 +126,7 @@ def said(detector: Detector, text: str) -> float:
     return math.log(score / (1 - score)) / detector._brief.scale[0] + detector._brief.shift[0]
 
 
-def least(detector: Detector, attacks: list[str]) -> np.ndarray:
+def tops_of(detector: Detector, attacks: list[str]) -> np.ndarray:
     """The sweep's highest logit of each short attack, (attacks, 2)."""
     return np.array([detector.sweep.read(canonicalise(text).text).top for text in attacks])
 
@@ -128,7 +151,7 @@ def main() -> None:
     known = [e for e in sources.corpus() if 1 in (e.direct, e.data) and e.kind not in ("encoded", "special_token")]
     attacks = [e.text for e in random.Random(4).sample(known, 1200)]
     attacks += [e.text for e in collected() if e.source == "promptlock"]
-    tops, (early, late) = least(detector, [t for t in attacks if len(t) <= SHORT]), halves(detector, attacks)
+    tops, (early, late) = tops_of(detector, [t for t in attacks if len(t) <= SHORT]), halves(detector, attacks)
     lowest = np.quantile(tops, MISSED, axis=0)
     let_go = np.array([np.quantile(early[late[:, k] >= SURE, k], MISSED) for k in HEADS.values()])
     detector.encoder._let_go = let_go.astype(np.float32)
@@ -144,6 +167,11 @@ def main() -> None:
     out = []
     brief = float(of_chats[int(ALLOWED_CHATS * len(of_chats))]) + 0.01
     print("short prompts", np.round(of_chats[:6], 2))
+    of_pieces = [
+        encoded(detector, text, likely, certain, float(detector._least.min())).max(axis=0) for text in pieces()
+    ]
+    short_data = np.quantile(of_pieces, 1 - ALLOWED_PIECES, axis=0) + 0.01
+    print(f"{len(of_pieces)} short pieces of data", np.round(short_data, 2), flush=True)
     for head, k in HEADS.items():
         bars = []
         for kind, allowed in ALLOWED.items():
@@ -151,7 +179,8 @@ def main() -> None:
             bars.append(top[int(allowed * chars[kind] / MILLION_TOKENS)])
         shift = float(max(bars)) + 0.01
         out.append([1.0, float(certain[k]) + 4.0, SLOPE, shift, float(likely[k]), float(certain[k]),
-                    min(float(let_go[k]), shift - 3.0), min(float(lowest[k]), float(likely[k])), min(brief, shift) if head == "direct" else shift])  # fmt: skip
+                    min(float(let_go[k]), shift - 3.0), min(float(lowest[k]), float(likely[k])), min(brief, shift) if head == "direct" else shift,
+                    min(float(short_data[k]), shift)])  # fmt: skip
         print(f"{head}: bars {np.round(bars, 2)}, row {np.round(out[-1], 2)}")
         for kind in ALLOWED:
             top = np.sort(np.concatenate(logits[kind])[:, k])[::-1]

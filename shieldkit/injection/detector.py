@@ -48,14 +48,14 @@ LEAST_HIDDEN = 3
 """Words that could not be read before they were decoded: fewer are an escape in an address, or a tag."""
 SHORT = 2000
 """Characters: up to there all is read but what the sweep or the skim are sure of, since it costs little; and 0.5 stands for one
-false alarm in 175 texts of users, not for so many a million tokens."""
+false alarm in 175 texts of users, or in a hundred of data, not for so many a million tokens."""
 REPORTED = 0.3
 _CACHED_VIEWS = 16_384
 _WORD = re.compile(r"\w{2,}")
 _FOLDER = Path(__file__).parent / "data"
 _SHA256 = {
     "sweep.onnx": "7bd80365a4d127ede392253c4eea85f6eccd1cf2e796bdaa5d754f58b61abe75",
-    "sweep.npz": "8e901626be4da8c56127f0273c205f785643296ef7a937ba7bfa1044a698f714",
+    "sweep.npz": "bd9804e970b107dfae85bad97d0e3c992c51a16db1eef131eb84525e4ef016fe",
     "skim.onnx": "b28188a3cede99f4b2e073a1a89d4c913963eeb9214e6c4cffeee0d46e6567d6",
     "encoder_words.onnx": "9b879687f2ca25ecef0f85fce10e6f56a6d8576bef244c227ac2741899471d90",
     "encoder_lower.onnx": "eed3bfb982d5aa91995b8199eb3584216fcf41bd594defa9c4b921ef4b3277c4",
@@ -92,12 +92,13 @@ class Detector:
 
     def __init__(self, sweep: Sweep, skim: Skim, encoder: Encoder, calibration: NDArray[np.float64]) -> None:
         """`calibration` has a row a head: sweep scale and shift, encoder scale and shift, likely, certain, let go, least, and
-        the encoder's shift for short texts of users.
+        the encoder's shifts for short texts of users and for short data.
         """
         self.sweep, self.skim, self.encoder = sweep, skim, encoder
         self._swept = Stage(calibration[:, 0], calibration[:, 1])
         self._encoded = Stage(calibration[:, 2], calibration[:, 3])
         self._brief = Stage(calibration[:, 2], calibration[:, 8])
+        self._short_data = Stage(calibration[:, 2], calibration[:, 9])
         likely, certain, least = calibration[:, 4], calibration[:, 5], calibration[:, 7]
         self._likely, self._certain = likely.astype(np.float32), certain.astype(np.float32)
         self._least = (least - likely) / (certain - likely)
@@ -114,13 +115,14 @@ class Detector:
     ) -> Judgement:
         """Judge a text and all that is decoded from it. `proceed` is asked before each window; `TimeoutError` on no.
 
-        What tries to override instructions has no place in data either: with `data`, both heads are asked. The threshold of
-        short texts holds for what comes `by_user`, on which it was set.
+        What tries to override instructions has no place in data either: with `data`, both heads are asked. Short texts have
+        thresholds of their own, for data and for what comes `by_user`, on which they were set.
         """
         # What is decoded out of a long text is as long: there may be much of it.
         short = len(canonical.text) <= SHORT
         brief = short and by_user and not data
-        heads, stage = [DIRECT, DATA] if data else [DIRECT], self._brief if brief else self._encoded
+        heads = [DIRECT, DATA] if data else [DIRECT]
+        stage = self._brief if brief else self._short_data if short and data else self._encoded
 
         def read(text: str, native: Native, more: float) -> Judgement:
             stages = stage, self.skimmed, self.view
