@@ -20,7 +20,7 @@ import openai
 from shieldkit.backends.base import Completion, CompletionRequest
 from shieldkit.backends.chat import Answer, Gathered, messages_of, read_answer, tools_of
 from shieldkit.backends.inert import Inert
-from shieldkit.backends.tokens import TOKENS_A_MESSAGE, TOKENS_A_TEMPLATE
+from shieldkit.backends.tokens import BYTES_A_TOKEN, TOKENS_A_MESSAGE, TOKENS_A_TEMPLATE
 from shieldkit.conversation import Conversation
 from shieldkit.errors import BackendError, BackendTimeout, ContextExceeded
 
@@ -90,7 +90,11 @@ class ClientModel:
         try:
             chunks = iter(stream) if self._loop is None else aiter(stream)
             while (chunk := self._run(request, lambda: _next(chunks))) is not None:
-                if new := whole.add(_plain(chunk)):
+                new = whole.add(_plain(chunk))
+                request.progress.most_output_tokens = min(whole.most_tokens, request.max_output_tokens) or None
+                if whole.size_bytes > BYTES_A_TOKEN * request.max_output_tokens:
+                    raise BackendError("the model writes more than it was allowed")
+                if new:
                     yield new
         finally:
             self._run(request, stream.close, always=True)

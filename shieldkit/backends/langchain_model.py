@@ -15,11 +15,10 @@ from shieldkit.backends.base import Completion, CompletionRequest
 from shieldkit.backends.chat import count, messages_of, tools_of
 from shieldkit.backends.inert import Inert
 from shieldkit.backends.loop import LoopThread
-from shieldkit.backends.tokens import most_tokens
+from shieldkit.backends.tokens import BYTES_A_TOKEN, most_tokens
 from shieldkit.conversation import Conversation
 from shieldkit.errors import BackendBusy, BackendError, BackendTimeout, ConfigurationError, ContextExceeded
 
-BYTES_A_TOKEN = 1024
 # Contexts travel to worker threads and event loops, and with them the caller's callbacks: through these a host streams
 # what a model says before any guard has read it. With a list of its own, the model inside has none of them.
 _ALONE: dict[str, Any] = {"callbacks": []}
@@ -138,7 +137,7 @@ class LangChainModel:
         runnable, messages, keywords, tokens = self._asked(request)
         request.progress.input_tokens = tokens
         whole: Any = None
-        length = 0
+        length = pieces = 0
 
         def chunks() -> AsyncIterator[Any]:
             found: AsyncIterator[Any] = runnable.astream(messages, _ALONE, **keywords)
@@ -149,7 +148,11 @@ class LangChainModel:
             for chunk in arriving:
                 whole = chunk if whole is None else whole + chunk
                 new = _said(chunk.content)[0]
-                length += len(new)
+                size = _size_bytes(chunk)
+                pieces, length = pieces + bool(size), length + size
+                # No common vocabulary needs more than a token for two bytes of text; a piece is at least a token.
+                most = min(max(pieces, length // 2), request.max_output_tokens)
+                request.progress.most_output_tokens = most or None
                 if length > BYTES_A_TOKEN * request.max_output_tokens:
                     raise BackendError("the model writes more than it was allowed")
                 if new:
@@ -241,6 +244,14 @@ def _said(content: Any) -> tuple[str, str]:
         b.get("thinking") or b.get("reasoning") or "" for b in blocks if b.get("type") in ("thinking", "reasoning")
     )
     return text, "".join(str(t) for t in thought)
+
+
+def _size_bytes(chunk: Any) -> int:
+    """How much text came in a chunk: of its answer, its reasoning and its tool calls."""
+    said = [*_said(chunk.content), chunk.additional_kwargs.get("reasoning_content")]
+    for call in chunk.tool_call_chunks:
+        said += call.get("name"), call.get("args")
+    return sum(len(str(part).encode("utf-8", "replace")) for part in said if part)
 
 
 def _call(call_id: Any, name: str, arguments: Any) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from shieldkit.backends.dialects import DIALECTS, Asked, Dialect, Served, recogn
 from shieldkit.backends.inert import Inert
 from shieldkit.backends.rendering import ChatTemplate
 from shieldkit.backends.tokens import (
+    BYTES_A_TOKEN,
     TOKENS_A_MESSAGE,
     TOKENS_A_TEMPLATE,
     PieceTokens,
@@ -37,8 +38,8 @@ from shieldkit.telemetry.events import emit
 
 DEFAULT_CONTEXT_TOKENS = 32_768
 MOST_CHARS_A_TOKEN = 8
-# An answer of n tokens is not longer than this, JSON's escapes, reasoning and log-probabilities included.
-BYTES_AN_ANSWER, BYTES_A_TOKEN = 65_536, 1024
+# What an answer has beside its tokens: JSON's escapes and log-probabilities are in `BYTES_A_TOKEN`.
+BYTES_AN_ANSWER = 65_536
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 
 

@@ -20,6 +20,8 @@ MAX_FILE_BYTES = 256_000_000
 CACHED_CHARS = 4096
 # What templates add of their own: a few tokens for each message, and for some a system prompt of their own.
 TOKENS_A_MESSAGE, TOKENS_A_TEMPLATE = 16, 256
+# No token of an answer is longer, reasoning included.
+BYTES_A_TOKEN = 1024
 
 
 @dataclass(slots=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,12 +12,14 @@ from langchain.agents import create_agent
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
+from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.tools import tool
 from pydantic import BaseModel
 
 from shieldkit import Policy, Refused, Shield
 from shieldkit.adapters.langchain import RefusedByShield, ShieldedChatModel, ShieldMiddleware, ShieldRunnable
-from shieldkit.backends import LangChainModel, LlamaCpp
+from shieldkit.backends import CompletionRequest, LangChainModel, LlamaCpp
+from shieldkit.conversation import Conversation
 from shieldkit.errors import ConfigurationError
 from shieldkit.tools import leave_to_host
 from tests.adapters.chat_models import ChatLlama, ScriptedChat, smollm2_file
@@ -265,6 +269,26 @@ async def test_where_the_policy_streams_text_leaves_screened_and_a_refusal_ends_
     assert chunks[-1].response_metadata["finish_reason"] == "content_filter"
     with pytest.raises(Refused):
         list(made(leaking, on_refusal="raise").stream("hi"))
+
+
+def test_reasoning_and_calls_count_for_who_leaves_a_stream() -> None:
+    class Thinking(ScriptedChat):
+        def _stream(self, *_: Any, **__: Any) -> Iterator[ChatGenerationChunk]:
+            thought = {"type": "thinking", "thinking": "hm, " * 50}
+            call = {"type": "tool_call_chunk", "name": "f", "args": "x" * 199, "id": "1", "index": 0}
+            for message in (
+                AIMessageChunk([thought]), AIMessageChunk("", additional_kwargs={"reasoning_content": "oh, " * 25}),
+                AIMessageChunk("", tool_call_chunks=[call]), AIMessageChunk("Hello"), AIMessageChunk("you"),
+            ):  # fmt: skip
+                yield ChatGenerationChunk(message=message)
+
+    backend = LangChainModel(Thinking(answers=["-"]), context_tokens=8192)
+    asked = CompletionRequest(Conversation.of("hi"), 500, deadline=time.monotonic() + 30)
+    bits = backend.stream(asked)
+    assert next(bits) == "Hello"
+    bits.close()  # type: ignore[attr-defined]
+    assert asked.progress.most_output_tokens == (200 + 100 + 200 + 5) // 2
+    backend.close()
 
 
 # -- both together ------------------------------------------------------------------------------------------------------

@@ -42,6 +42,7 @@ class Upstream(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.answer: Any = "Paris."
+        self.thought = ""
         self.status = 200
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.hung_up = threading.Event()
@@ -97,8 +98,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("connection", "close")
         self.end_headers()
         try:
-            for word in self.server.answer.split(" "):
-                delta = {"content": word + " "}
+            words = self.server.answer.split(" ")
+            for delta in [{"reasoning_content": self.server.thought}, *({"content": word + " "} for word in words)]:
                 self._chunk(body, [{"index": 0, "delta": delta, "finish_reason": None}])
                 time.sleep(0.002)
             self._chunk(body, [{"index": 0, "delta": {}, "finish_reason": "stop"}])
@@ -353,6 +354,34 @@ def test_a_stream_adds_up_to_the_answer(upstream: Upstream, mode: str) -> None:
     assert "".join(texts).split() == words
     assert chunks[-1].usage.completion_tokens == 7
     assert (len(texts) > 1) == (mode == "windowed")
+
+
+@pytest.mark.parametrize("thought", ["", "hm, " * 1000])
+def test_who_leaves_a_stream_pays_for_its_reasoning_too(upstream: Upstream, thought: str) -> None:
+    upstream.answer, upstream.thought = "The rain falls on green hills. " * 900, thought
+    policy = Policy.from_yaml("""
+    name: long
+    streaming: {mode: windowed}
+    guards: {markers: {}, leak: {}}
+    context: {max_output_tokens: 4000}
+    budget: {limits: [{scope: user, window: 1h, total_tokens: 9000}]}
+    """)
+    ledger = MemoryLedger()
+    with Shield(policy, ledger=ledger) as shield:
+        client = guard(openai.OpenAI(base_url=upstream.url, api_key="k", max_retries=0), shield)
+        stream = client.chat.completions.create(**ask("Hi", stream=True))
+        next(iter(stream))
+        stream.close()
+        assert settled(ledger)
+        written = ledger.used(Principal().account("user"), 3600.0).output_tokens
+    assert 0 < written <= 4000 and (written >= len(thought) // 2)
+
+
+def test_a_stream_of_reasoning_that_does_not_end_is_ended(upstream: Upstream) -> None:
+    upstream.thought = "hm, " * 20_000
+    policy = POLICY.model_copy(update={"streaming": type(POLICY.streaming)(mode="windowed")})
+    with guarded(upstream, policy) as client, pytest.raises(openai.APIError):
+        list(client.chat.completions.create(**ask("Hi", stream=True)))
 
 
 def test_a_client_of_another_kind_is_refused() -> None:
