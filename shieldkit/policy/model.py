@@ -6,27 +6,15 @@ Frozen pydantic models. Unknown keys are refused. Every guard's section has the 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from shieldkit.conversation import Role
 from shieldkit.outcome import Action
-
-_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-
-
-def _seconds(value: Any) -> Any:
-    """`250ms`, `2s`, `5m`, `1h`, `7d`, or a number of seconds."""
-    if isinstance(value, str):
-        match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?) ?(ms|s|m|h|d)", value.strip())
-        if match is None:
-            raise ValueError("is not a duration: write a number and a unit, such as 250ms, 2s, 5m, 1h or 7d")
-        return float(match[1]) * _UNITS_S[match[2]]
-    return value
+from shieldkit.policy.durations import Seconds
 
 
 def _off(value: Any) -> Any:
@@ -34,7 +22,6 @@ def _off(value: Any) -> Any:
     return "off" if value is False else value
 
 
-Seconds = Annotated[float, BeforeValidator(_seconds, json_schema_input_type=float | str), Field(gt=0, le=31_536_000)]
 Score = Annotated[float, Field(ge=0.0, le=1.0)]
 Tokens = Annotated[int, Field(ge=1, le=100_000_000)]
 
@@ -66,6 +53,15 @@ class GuardSettings(Section):
     timeout: Seconds = Field(10.0, description="How long the guard may take: 250ms, 2s, …")
     rules: Mapping[str, Rule] = Field(default_factory=dict, description="Exceptions, by the guard's rule id.")
 
+    @field_validator("flag_threshold")
+    @classmethod
+    def _below_threshold(cls, value: float | None, info: ValidationInfo) -> float | None:
+        """A rule's own threshold may be lower: that is an exception, and can be said in no other way."""
+        threshold = info.data.get("threshold")
+        if value is not None and threshold is not None and value >= threshold:
+            raise ValueError(f"would flag nothing, since `threshold` is {threshold}: lower it, or raise `threshold`")
+        return value
+
     def rule(self, rule: str) -> Rule:
         """What is said about one rule of the guard; an empty `Rule` where nothing is."""
         return self.rules.get(rule, _NO_RULE)
@@ -92,11 +88,23 @@ class MarkerSettings(GuardSettings):
 class InjectionSettings(GuardSettings):
     """The embedded injection and jailbreak detector."""
 
-    data_threshold: Score = Field(0.5, description="The threshold for `document` and `tool` segments.")
+    data_threshold: Score = Field(
+        0.5, description="The threshold for `document` and `tool` segments, 0 to 1.", validate_default=True
+    )
     encoder_windows: Annotated[int, Field(ge=0, le=100_000)] = Field(
         128, description="How many windows of a text the last stage reads beside those that it must: its time budget."
     )
     timeout: Seconds = 30.0
+
+    @field_validator("data_threshold")
+    @classmethod
+    def _above_flag_threshold(cls, value: float, info: ValidationInfo) -> float:
+        flag = info.data.get("flag_threshold")
+        if flag is not None and flag >= value:
+            raise ValueError(
+                f"is not above `flag_threshold` ({flag}), which would flag no document: raise it, or lower `flag_threshold`"
+            )
+        return value
 
     def threshold_for(self, rule: str, role: Role) -> float:
         """As for every guard, but data (documents, tool results) has a threshold of its own."""
