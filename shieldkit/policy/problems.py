@@ -87,7 +87,7 @@ def _plain(found: Mapping[str, Any], model: type[BaseModel]) -> Problem:
     path = dotted(loc[:-1] if is_key else loc)
     kind, value = found["type"], found.get("input")
     if kind == "extra_forbidden":
-        return Problem(path, UNKNOWN_KEY, _nearest(str(loc[-1]), keys_at(model, loc[:-1])))
+        return Problem(path, UNKNOWN_KEY, nearest(str(loc[-1]), keys_at(model, loc[:-1])))
     if kind == "missing":
         return Problem(path, "is missing", "Add it. " + _MEND)
     if kind == "value_error":
@@ -144,10 +144,11 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str], others: str = "Known keys") -> str:
+    """The mend of a name that is not known: the one that it looks like, or all there are."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1)
-    return f"Did you mean '{near[0]}'?" if near else f"Known keys: {', '.join(known)}" if known else _MEND
+    return f"Did you mean '{near[0]}'?" if near else f"{others}: {', '.join(known)}." if known else _MEND
 
 
 def _sentence(text: str) -> str:
