@@ -132,7 +132,7 @@ def published_schema(model: type[BaseModel]) -> dict[str, Any]:
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "shieldkit policy"
     part = {key: {**value} for key, value in schema["properties"].items() if key != "tenants"}
-    part["guards"] = {"type": "object"}
+    part["guards"] = {"type": "object", "description": "Sections and settings of guards; null leaves a guard out."}
     schema["properties"]["tenants"]["additionalProperties"] = {
         "type": "object", "properties": part, "additionalProperties": False,
     }  # fmt: skip

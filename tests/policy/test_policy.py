@@ -218,6 +218,19 @@ def test_the_published_schema_asks_for_a_unit_too() -> None:
     assert Policy.json_schema()["$defs"]["ModelSettings"]["properties"]["timeout"]["default"] == "5m"
 
 
+def test_the_published_schema_describes_every_key() -> None:
+    def bare(node: Any, path: str = "") -> list[str]:
+        if isinstance(node, list):
+            return [found for item in node for found in bare(item, path)]
+        if not isinstance(node, dict):
+            return []
+        keys = node.get("properties", {})
+        own = [f"{path}/{key}" for key, value in keys.items() if not value.get("description")]
+        return own + [found for key, value in node.items() for found in bare(value, f"{path}/{key}")]
+
+    assert bare(Policy.json_schema()) == []
+
+
 def test_a_missing_file_and_an_unknown_built_in_are_policy_errors(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match="builtin:default"):
         Policy.load("builtin:nope")
