@@ -37,16 +37,14 @@ def written(value: float) -> str:
 
 def _read(value: Any, info: ValidationInfo) -> Any:
     """`info.context["written"]`: the value stands in a file."""
-    if isinstance(value, bool):
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if (info.context or {}).get("written"):
+            raise ValueError(f"is a number without a unit: write {value}ms or {value}s")
+        return value
+    found = seconds(value) if isinstance(value, str) else None
+    if found is None:
         raise ValueError("is not a duration: write a number and a unit, such as 250ms, 2s, 5m, 1h or 7d")
-    if isinstance(value, str):
-        found = seconds(value)
-        if found is None:
-            raise ValueError("is not a duration: write a number and a unit, such as 250ms, 2s, 5m, 1h or 7d")
-        return found
-    if isinstance(value, int | float) and (info.context or {}).get("written"):
-        raise ValueError(f"is a number without a unit: write {value}ms or {value}s")
-    return value
+    return found
 
 
 Seconds = Annotated[

@@ -117,7 +117,9 @@ def no_value(loc: Location, model: type[BaseModel]) -> Problem:
     place = annotation_at(model, loc[2:] if loc[0] == "tenants" and len(loc) > 2 else loc)
     section = model_in(place)
     mend = "Write a value, or remove the line"
-    if section is not None:
+    if key == "guards" and section is not None:  # with all of them left out, nothing would be guarded
+        mend = "Write the guards under it, such as `markers: {}`"
+    elif section is not None:
         needs = any(field.is_required() for field in section.model_fields.values())
         first = "Write its keys under it" if needs else f"Write `{key}: {{}}` for the defaults"
         mend = f"{first}, or {'`null` to leave it out' if may_be_null(place) else 'remove the line'}"

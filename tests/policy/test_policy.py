@@ -114,6 +114,8 @@ def test_a_tenant_gets_its_parts_and_keeps_the_rest() -> None:
         ("name: x\nguards: {markers: {flag_threshold: 0.5}}", ["guards.markers.flag_threshold", "would flag nothing"]),
         ("name: x\nguards: {custom: {mine: {flag_threshold: 0.9}}}", ["guards.custom.mine.flag_threshold", "Lower it"]),
         ("name: x\nguards: {injection: {threshold: 0.9, flag_threshold: 0.6}}", ["guards.injection.data_threshold", "0.6"]),
+        ("name: x\nguards: {markers: {timeout: 2026-01-01}}", ["guards.markers.timeout", "is not a duration", "250ms"]),
+        ("name: x\nguards:", ["policy:2: guards: has no value. Write the guards under it, such as `markers: {}`"]),
         ("", ["holds no policy", "`name: my-app`"]),
         ("[]", ["holds no policy"]),
         ("name: 7\nguards: {}", ["policy:1: name: 7 is not text", '"7"']),
