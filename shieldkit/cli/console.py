@@ -36,7 +36,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, 
 
     made = Table(title=title or None, title_justify="left", title_style="bold", box=SIMPLE, pad_edge=False)
     for column in columns:
-        made.add_column(column, justify="right" if column in ("score", "read") else "left", overflow="fold")
+        made.add_column(
+            column, justify="right" if column in ("score", "from", "flag from", "read") else "left", overflow="fold"
+        )
     for row in rows:
         styles = [STYLES.get(cell.split(" ")[0], "") if i == action_column else "" for i, cell in enumerate(row)]
         made.add_row(*(Text(safe(cell), style=style) for cell, style in zip(row, styles, strict=True)))

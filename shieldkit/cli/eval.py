@@ -86,7 +86,7 @@ def register(commands: Any) -> None:
     rows.set_defaults(run=run_rows)
 
     matrix = subparser(verbs, "matrix", "bury attacks in long text", _MATRIX, _MATRIX_EXAMPLES + EPILOG)
-    matrix.add_argument("files", nargs="+", metavar="HAYSTACK", help="text files, plain or .gz, or a folder of them")
+    matrix.add_argument("files", nargs="*", metavar="HAYSTACK", help="text files, plain or .gz, or a folder of them")
     matrix.add_argument("--attacks", metavar="FILE", help="attacks of your own (six plain ones are built in)")
     matrix.add_argument("--lengths", type=_lengths, default=(1_000, 10_000, 100_000), metavar="N,…",
                         help="in tokens of 4.5 characters, up to 10M: 1k,10k,100k")  # fmt: skip
@@ -142,9 +142,12 @@ def _lengths(value: str) -> tuple[int, ...]:
 
 def _depths(value: str) -> tuple[float, ...]:
     try:
-        return tuple(float(item.removesuffix("%")) / 100 for item in value.split(","))
+        depths = tuple(float(item.strip().removesuffix("%")) / 100 for item in value.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError("write depths in percent, such as 0,50,100") from None
+    if not all(0 <= depth <= 1 for depth in depths):
+        raise argparse.ArgumentTypeError("depths are in percent of the text, 0 (its start) to 100 (its end)")
+    return depths
 
 
 def _names(value: str, known: Iterable[str]) -> tuple[str, ...]:
@@ -171,12 +174,16 @@ def run_rows(args: argparse.Namespace) -> Exit:
 
 def run_matrix(args: argparse.Namespace) -> Exit:
     """Bury attacks, and judge what was made."""
+    from shieldkit.cli.console import complain
     from shieldkit.evaluation import ATTACKS, DISGUISES, PLACEMENTS, Matrix, Role, read_haystack
 
     if args.list:
         print("placements:", ", ".join(PLACEMENTS))
         print("disguises: ", ", ".join(("plain", *DISGUISES)))
         return Exit.OK
+    if not args.files:
+        complain("eval matrix: name a HAYSTACK, a text file or a folder of them (or say --list)")
+        return Exit.USAGE
     matrix = Matrix(
         read_haystack(args.files), _attacks(args.attacks) if args.attacks else ATTACKS, args.lengths, args.depths,
         _names(args.placements, PLACEMENTS), _names(args.disguises, ("plain", *DISGUISES)), Role(args.role), args.seed,
@@ -206,6 +213,7 @@ def _measure(args: argparse.Namespace, planned: int, cases: Callable[[], Iterato
 
     stage = Stage(args.stage)
     gates = [Gate.parse(t, under=True) for t in args.fail_under] + [Gate.parse(t, under=False) for t in args.fail_over]
+    _check_guard(args.guard)
     backend = models.named(args) if args.backend else None
     outcomes: list[Outcome] = []
     stopped = False
@@ -231,6 +239,20 @@ def _measure(args: argparse.Namespace, planned: int, cases: Callable[[], Iterato
         if backend is not None:
             backend.close()
     return _exit(report, gates, stopped)
+
+
+def _check_guard(name: str | None) -> None:
+    """Raises `ConfigurationError` for a guard that neither shieldkit nor an installed package has."""
+    from importlib.metadata import entry_points
+
+    from shieldkit.errors import ConfigurationError
+    from shieldkit.guards import BUILDERS, GROUP
+    from shieldkit.policy.problems import nearest
+
+    known = [*BUILDERS, *entry_points(group=GROUP).names]
+    if name is not None and name not in known:
+        mend = nearest(name, known, "There are")
+        raise ConfigurationError("--guard", f"no guard is named {name!r:.60}", mend=mend)
 
 
 def _collect(outcomes: list[Outcome], cases: Iterator[Case], judge: Any, jobs: int, planned: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import bisect
+import codecs
 import json
 import os
 import sys
@@ -18,14 +19,18 @@ if TYPE_CHECKING:
     from shieldkit.cli.rows import Row
     from shieldkit.conversation import Segment
     from shieldkit.outcome import Screening
+    from shieldkit.policy import Policy
     from shieldkit.shield import Shield
 
+_TEXT = "--text"
 _ROLES = ("user", "document", "tool", "assistant", "system")
 
 _DESCRIPTION = """\
 Screen text by a policy, without a model.
 
 FILE...   prints a table for people (--json: one JSON array); '-' is standard input.
+          `action` is what the policy does about a finding by itself, and `from` the score from which it does.
+--text    screens the text that follows, as if it were a file's.
 --jsonl   reads {"id", "text", "role"?} a line on standard input, and writes a line for each, in order:
           {"id", "action": "allow|flag|redact|block", "score": 0..1,
            "findings": [{"guard", "rule", "score", "start", "end"}]}
@@ -37,6 +42,7 @@ _EXAMPLES = """\
 examples:
   shieldkit screen --role document page.txt
   echo 'Hello!' | shieldkit screen -
+  shieldkit screen --text 'Hello!'
   shieldkit screen --jsonl --policy policy.yaml < rows.jsonl > verdicts.jsonl
 
 With --jsonl the verdicts are in the rows, so a blocked row does not change the exit code
@@ -51,6 +57,7 @@ def register(commands: Any) -> None:
 
     parser = subparser(commands, "screen", "screen text without calling a model", _DESCRIPTION, _EXAMPLES + EPILOG)
     parser.add_argument("files", nargs="*", metavar="FILE", help="UTF-8 text; '-' is standard input")
+    parser.add_argument("--text", metavar="TEXT", help="screen this text, beside the files")
     parser.add_argument("--jsonl", action="store_true", help="rows from standard input, verdicts to standard output")
     parser.add_argument("--json", action="store_true", help="one JSON array for the files, instead of a table")
     parser.add_argument("--policy", default="builtin:default", metavar="SOURCE", help="a YAML file, or builtin:NAME")
@@ -73,11 +80,8 @@ def run(args: argparse.Namespace) -> Exit:
     """Screen rows or files; see `_DESCRIPTION`."""
     from shieldkit.cli.console import complain
 
-    if args.jsonl and args.files:
-        complain("--jsonl reads standard input; give either --jsonl or files")
-        return Exit.USAGE
-    if not args.jsonl and not args.files:
-        complain("nothing to screen: name files, or '-' for standard input, or say --jsonl")
+    if problem := _misuse(args):
+        complain(problem)
         return Exit.USAGE
     args.role = args.role or ("assistant" if args.stage == "output" else "user")
     args.fail_on = args.fail_on or ("never" if args.jsonl else "block")
@@ -89,6 +93,17 @@ def run(args: argparse.Namespace) -> Exit:
     check_tenant(policy, args.tenant)
     with Shield(policy) as shield:
         return _rows(shield, args) if args.jsonl else _files(shield, args)
+
+
+def _misuse(args: argparse.Namespace) -> str:
+    """What is wrong with the arguments taken together; empty when nothing is."""
+    if args.jsonl and (args.files or args.text is not None):
+        return "--jsonl reads standard input; give either --jsonl or files and --text"
+    if not args.jsonl and not args.files and args.text is None:
+        return "nothing to screen: name files, or '-' for standard input, or say --text or --jsonl"
+    if args.files.count("-") > 1:
+        return "'-' is named twice, and standard input can be read once"
+    return ""
 
 
 class _Tally:
@@ -159,6 +174,8 @@ def _read(name: str, limit_bytes: int) -> str:
         else:
             with Path(name).open("rb") as file:
                 content = file.read(limit_bytes + 1)
+    except IsADirectoryError as error:
+        raise _UnreadError(f"{error.strerror}; name the files in it, such as {Path(name) / '*'}") from None
     except OSError as error:
         raise _UnreadError(error.strerror or type(error).__name__) from None
     if len(content) > limit_bytes:
@@ -166,11 +183,13 @@ def _read(name: str, limit_bytes: int) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError:
-        raise _UnreadError("not UTF-8 text") from None
+        other = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        hint = ", but UTF-16 or UTF-32 by its first bytes: save it as UTF-8" if other else ""
+        raise _UnreadError(f"not UTF-8 text{hint}") from None
 
 
 def _files(shield: Shield, args: argparse.Namespace) -> Exit:
-    from shieldkit.cli.console import print_json
+    from shieldkit.cli.console import complain, print_json
 
     tally, results = _Tally(args.fail_on), []
     for result in _screened(shield, args):
@@ -181,38 +200,49 @@ def _files(shield: Shield, args: argparse.Namespace) -> Exit:
             _show(result)
     if args.json:
         print_json(results)
+    if any(" " in name and not os.path.lexists(name) for name in args.files):
+        complain("to screen text itself: shieldkit screen --text '…', or echo '…' | shieldkit screen -")
     return tally.code
 
 
 def _screened(shield: Shield, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     from shieldkit.conversation import Role, Segment
 
-    for name in args.files:
+    for name in [*args.files, *([_TEXT] if args.text is not None else [])]:
         try:
-            text = _read(name, args.max_bytes)
+            text = args.text if name is _TEXT else _read(name, args.max_bytes)
         except _UnreadError as problem:
             yield {"file": name, "error": str(problem)}
             continue
-        screening = _screen(shield, Segment(text, Role(args.role), origin=name), args)
-        yield {"file": name, **screening.to_dict(), "findings": _placed(screening, text)}
+        segment = Segment(text, Role(args.role), origin=name)
+        screening = _screen(shield, segment, args)
+        policy = shield.policy.for_tenant(args.tenant)
+        yield {"file": name, **screening.to_dict(), "findings": _placed(screening, segment, policy)}
 
 
-def _placed(screening: Screening, text: str) -> list[dict[str, Any]]:
-    """The findings, each with the line and column (from 1) where it starts."""
-    starts = [0, *(i + 1 for i, c in enumerate(text) if c == "\n")] if screening.findings else []
-    placed = []
+def _placed(screening: Screening, segment: Segment, policy: Policy) -> list[dict[str, Any]]:
+    """The findings, each with the line and column (from 1) where it starts, and what the policy makes of it by itself."""
+    from shieldkit.policy.decision import action_of
+    from shieldkit.policy.model import GuardSettings
+
+    starts = [0, *(i + 1 for i, c in enumerate(segment.text) if c == "\n")] if screening.findings else []
+    sections, placed = policy.sections(), []
     for f in screening.findings:
         line = bisect.bisect_right(starts, f.start)
-        placed.append({**f.to_dict(), "line": line, "column": f.start - starts[line - 1] + 1})
+        settings = sections.get(f.guard) or GuardSettings()
+        placed.append({
+            **f.to_dict(), "line": line, "column": f.start - starts[line - 1] + 1,
+            "action": action_of(f, settings, segment).value, "threshold": settings.threshold_for(f.rule, segment.role),
+        })  # fmt: skip
     return placed
 
 
 def _show(result: dict[str, Any]) -> None:
-    from shieldkit.cli.console import STYLES, console, safe, table
+    from shieldkit.cli.console import STYLES, complain, console, safe, table
 
     screen = console()
     if "error" in result:
-        screen.print(f"{safe(result['file'])}: not read: {result['error']}", style="bold red")
+        complain(f"{result['file']}: not read: {result['error']}")
         return
     screen.print(f"{safe(result['file'])}: {result['action']}", style=STYLES[result["action"]])
     for v in result["verdicts"]:
@@ -222,8 +252,10 @@ def _show(result: dict[str, Any]) -> None:
             )
     rows = [
         (f"{f['line']}:{f['column']}", f"{f['start']}-{f['end']}", f"{f['guard']}.{f['rule']}", f"{f['score']:.2f}",
-         f["message"])
+         f"{f['threshold']:.2f}", "–" if f["action"] == "allow" else f["action"], f["message"])
         for f in result["findings"]
     ]  # fmt: skip
     if rows:
-        screen.print(table("", ("line", "characters", "rule", "score", "what"), rows))
+        screen.print(
+            table("", ("line", "characters", "rule", "score", "from", "action", "what"), rows, action_column=5)
+        )

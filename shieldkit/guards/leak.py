@@ -6,7 +6,7 @@ system prompt counts as one wherever it is repeated. Paraphrase and translation 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from shieldkit.conversation import Role
 from shieldkit.errors import SelfTestError
@@ -19,13 +19,21 @@ from shieldkit.text import Canonical, canonicalise, digest
 from shieldkit.text.pending import CONTEXT_CHARS
 from shieldkit.text.pending import pending as text_pending
 
+MEANINGS: Mapping[str, str] = {
+    "canary": "the mark of the system prompt is in the answer",
+    "system_prompt": "runs of words of the system prompt are in the answer",
+    "control_token": "a control token of the model is in the answer",
+    **{shape.rule: f"the shape of a secret: {shape.rule.replace('_', ' ')}" for shape in secrets.SHAPES},
+}
+"""What each rule means."""
+
 
 class LeakGuard:
     """Reads the answer against what the request keeps in confidence."""
 
     name = "leak"
     stages = frozenset({Stage.OUTPUT})
-    rules = frozenset({"canary", "system_prompt", "control_token"}) | secrets.RULES
+    rules = frozenset(MEANINGS)
     locates = True
     streamable = CONTEXT_CHARS
 

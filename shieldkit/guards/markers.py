@@ -9,6 +9,7 @@ Trusted segments are read too; the policy flags there at most, since the applica
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from shieldkit.conversation import Role, Segment
@@ -26,7 +27,7 @@ from shieldkit.text.pending import CONTEXT_CHARS
 from shieldkit.text.pending import pending as text_pending
 from shieldkit.text.signals import pending as word_pending
 
-_WORDS = {
+MEANINGS: Mapping[str, str] = {
     "control_token": "a control token of a model family",
     "control_token_disguised": "a control token in disguise",
     "unknown_token": "something of the shape of a control token",
@@ -39,6 +40,7 @@ _WORDS = {
     "bidi_override": "a character that turns the direction of text around",
     "mixed_script": "look-alike letters of another script inside words",
 }
+"""What each rule means."""
 MAX_FINDINGS = 256
 _SLIPS = frozenset({"invisible_text", "mixed_script"})
 REMEMBERED = 1 << 16
@@ -58,7 +60,7 @@ class MarkerGuard:
 
     name = "markers"
     stages = frozenset(Stage)
-    rules = frozenset(_WORDS)
+    rules = frozenset(MEANINGS)
     locates = True
     inline_chars = INLINE_CHARS
 
@@ -89,7 +91,7 @@ class MarkerGuard:
             # A text is folded and searched once, as long as it is remembered.
             judged = self._judged.of(inspection.digest(index), lambda i=index: self._judge(inspection.canonical(i)))  # type: ignore[misc]
             findings += [
-                inspection.finding(m.rule, m.score, index, m.start, m.end, _WORDS[m.rule]) for m in judged.found
+                inspection.finding(m.rule, m.score, index, m.start, m.end, MEANINGS[m.rule]) for m in judged.found
             ]
             if not judged.complete:
                 unread[index] = ()

@@ -5,6 +5,8 @@ Without a schema there is nothing to hold the answer against, and the guard repo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from shieldkit.conversation import Kind, Segment
 from shieldkit.errors import SelfTestError
 from shieldkit.guards.base import Inspection, Report
@@ -12,7 +14,7 @@ from shieldkit.outcome import Finding, Stage
 from shieldkit.policy.model import SchemaSettings
 from shieldkit.schema import Limits, NotConforming, SchemaGate, Violation, compile_schema
 
-_WORDS = {
+MEANINGS: Mapping[str, str] = {
     "not_json": "it is not JSON",
     "trailing_text": "there is text after the JSON value",
     "duplicate_key": "a key stands twice in an object",
@@ -21,6 +23,7 @@ _WORDS = {
     "number": "it holds a number that is too long or not finite",
     "violates_schema": "it violates the schema",
 }
+"""What each rule means."""
 
 
 class SchemaGuard:
@@ -28,7 +31,7 @@ class SchemaGuard:
 
     name = "schema"
     stages = frozenset({Stage.OUTPUT})
-    rules = frozenset(_WORDS)
+    rules = frozenset(MEANINGS)
     streamable = 0  # an answer that is held to a schema is never streamed
 
     def __init__(self, settings: SchemaSettings) -> None:
@@ -64,7 +67,7 @@ class SchemaGuard:
 
 
 def _finding(inspection: Inspection, violation: Violation) -> Finding:
-    message = _WORDS[violation.rule]
+    message = MEANINGS[violation.rule]
     if violation.kind:
         message += f" ({violation.kind}{f' at {violation.pointer}' if violation.pointer else ''})"
     if not inspection.segments:

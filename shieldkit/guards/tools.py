@@ -22,6 +22,16 @@ from shieldkit.tools.origins import Origins, matches
 
 _RULE_OF = {Action.BLOCK: "flow", Action.APPROVE: "approval", Action.FLAG: "watched"}
 
+MEANINGS: Mapping[str, str] = {
+    "not_allowed": "calls a tool that `allow` does not have",
+    "arguments": "the arguments do not conform to the policy's schema",
+    "malformed": "a call that can be read in more than one way, or in none",
+    "flow": "a flow forbids the call after text from there",
+    "approval": "a flow wants a person's approval of the call",
+    "watched": "a flow watches the call",
+}
+"""What each rule means."""
+
 
 class ToolGuard:
     """Judges calls, not words: `settings.allow`, `settings.arguments` and `settings.flows`."""
@@ -29,7 +39,7 @@ class ToolGuard:
     name = "tools"
     stages = frozenset({Stage.OUTPUT})
     streamable = 0  # calls leave with the whole answer
-    rules = frozenset({"not_allowed", "arguments", "malformed", *_RULE_OF.values()})
+    rules = frozenset(MEANINGS)
 
     def __init__(self, settings: ToolSettings) -> None:
         self._settings = settings

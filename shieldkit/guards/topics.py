@@ -28,6 +28,12 @@ _NONSENSE = "flibber the quantum walrus sings zxqv"
 _NAMES = frozenset({Kind.NAME, Kind.KEY, Kind.EXTRA})
 _NAME_WORDS = 4  # a key or name of so many words is text in disguise
 
+MEANINGS: Mapping[str, str] = {
+    "off_topic": "not a matter of the pack's surface",
+    "rail": "stopped by another rail of the pack",
+}
+"""What each rule means."""
+
 
 class TopicGuard:
     """Reports `off_topic` for turns that are not what the pack is for, and `rail` when another rail of it stops a turn.
@@ -38,7 +44,7 @@ class TopicGuard:
 
     name = "topics"
     streamable, classifies = 0, True
-    rules = ("off_topic", "rail")
+    rules = tuple(MEANINGS)
     locates = False
 
     def __init__(self, settings: TopicSettings, backend: Backend | None = None) -> None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
-from shieldkit.errors import PolicyError
 from shieldkit.outcome import Action
 from shieldkit.policy import reading
 from shieldkit.policy.model import GuardSettings, PolicyModel
+from shieldkit.policy.problems import UNKNOWN_KEY, PolicyProblems, Problem, complaints, dotted, placed
 
 BUILTINS = ("default", "strict", "monitor")
 
@@ -29,7 +30,7 @@ class Policy(PolicyModel):
     def load(cls, source: str | Path) -> Policy:
         """Read `builtin:default`, `builtin:strict`, `builtin:monitor`, or a YAML file.
 
-        Raises `PolicyError`, which names the field, the value, the line and the mend.
+        Raises `PolicyError`, which names the field, the value, the line and the mend of all that is wrong.
         """
         name = str(source)
         if name.startswith("builtin:"):
@@ -39,25 +40,44 @@ class Policy(PolicyModel):
     @classmethod
     def from_yaml(cls, text: str, *, source: str = "policy") -> Policy:
         """Read YAML text. Raises `PolicyError`."""
-        data, lines = reading.parse(text, source)
-        return cls._validated(data, lines, source)
+        document = reading.parse(text, source)
+        return cls._validated(document.data, source, document)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, source: str = "policy") -> Policy:
         """Read a plain dict. Raises `PolicyError`."""
-        return cls._validated(data, {}, source)
+        return cls._validated(data, source)
 
     @classmethod
-    def _validated(cls, data: Any, lines: Mapping[str, int], source: str) -> Policy:
-        try:
-            policy = cls.model_validate(data)
-        except ValidationError as error:
-            raise reading.explain(error, lines, source, model=cls) from None
-        _check_actions(policy, source)
-        _check_tools(policy, source)
-        for tenant in policy.tenants:
-            policy.for_tenant(tenant)
+    def _validated(cls, data: Any, source: str, document: reading.Document | None = None) -> Policy:
+        written = document is not None
+        lines = document.lines if document is not None else {}
+        policy, problems = cls._judged(data, written=written)
+        base = data if written or policy is None else policy.model_dump(by_alias=True, exclude_unset=True)
+        for tenant, override in _parts(data):
+            where = f"tenants.{tenant}"
+            merged = _merge({key: value for key, value in base.items() if key != "tenants"}, override)
+            _, theirs = cls._judged(merged, written=written, inherited=policy)
+            for problem in (*_not_for_tenants(override), *theirs):
+                theirs_path = f"{where}.{problem.path}".rstrip(".")
+                if problem not in problems or theirs_path in lines:  # the policy's own are told once
+                    problems = [*problems, replace(problem, path=theirs_path)]
+        if document is not None:
+            problems = _with_empty(problems, document, cls)
+        if policy is None or problems:
+            raise PolicyProblems(source, [p if p.line else placed(p, lines) for p in problems])
         return policy
+
+    @classmethod
+    def _judged(
+        cls, data: Any, *, written: bool = False, inherited: Policy | None = None
+    ) -> tuple[Policy | None, list[Problem]]:
+        """The policy, and what is wrong with it. `written`: the data stand in a file, where durations have units."""
+        try:
+            policy = cls.model_validate(data, context={"written": written})
+        except ValidationError as error:
+            return None, complaints(error, cls)
+        return policy, [*_actions(policy), *_tools(policy, inherited)]
 
     def for_tenant(self, tenant: str | None) -> Policy:
         """The policy that holds for a tenant: this one, with the tenant's parts in place of its own."""
@@ -65,18 +85,10 @@ class Policy(PolicyModel):
         if override is None:
             return self
         merged = _merge(self.model_dump(by_alias=True, exclude={"tenants"}, exclude_unset=True), override)
-        source = f"tenants.{tenant}"
-        if "tenants" in override:
-            raise PolicyError(f"{source}.tenants", "a tenant has no tenants of its own", mend="Remove it")
-        if isinstance(budget := override.get("budget"), Mapping) and "max_accounts" in budget:
-            mend = "Set it in the policy's own `budget`"
-            raise PolicyError(f"{source}.budget.max_accounts", "all tenants share one ledger", mend=mend)
-        try:
-            policy = type(self).model_validate(merged)
-        except ValidationError as error:
-            raise reading.explain(error, {}, source, model=type(self)) from None
-        _check_actions(policy, source)
-        _check_tools(policy, source, inherited=self)
+        policy, problems = self._judged(merged, inherited=self)
+        problems += _not_for_tenants(override)
+        if policy is None or problems:
+            raise PolicyProblems(f"tenants.{tenant}", problems)
         return policy
 
     def sections(self) -> Mapping[str, GuardSettings]:
@@ -84,6 +96,10 @@ class Policy(PolicyModel):
         named = {field.removesuffix("_"): getattr(self.guards, field) for field in type(self.guards).model_fields}
         custom: Mapping[str, GuardSettings] = named.pop("custom")
         return {**{name: s for name, s in named.items() if s is not None}, **custom}
+
+    def place(self, guard: str) -> str:
+        """Where in the file a guard's section stands: `guards.markers`, `guards.custom.mine`."""
+        return f"guards.custom.{guard}" if guard in self.guards.custom else f"guards.{guard}"
 
     def to_yaml(self) -> str:
         """The whole policy as YAML, defaults written out."""
@@ -96,7 +112,30 @@ class Policy(PolicyModel):
         return reading.published_schema(cls)
 
 
-def _check_actions(policy: Policy, source: str) -> None:
+def _parts(data: Any) -> list[tuple[str, Mapping[str, Any]]]:
+    """What a policy says of its tenants, as far as it can be read."""
+    tenants = data.get("tenants") if isinstance(data, Mapping) else None
+    if not isinstance(tenants, Mapping):
+        return []
+    return [(str(tenant), part) for tenant, part in tenants.items() if isinstance(part, Mapping)]
+
+
+def _with_empty(problems: list[Problem], document: reading.Document, model: type[Policy]) -> list[Problem]:
+    """What only the text shows, before what comes of it: of a key without a value one thing is said."""
+    empty = {dotted(loc): reading.no_value(loc, model) for loc in document.empty}
+    unknown = {p.path for p in problems if p.path in empty and p.problem == UNKNOWN_KEY}
+    kept = [p for p in problems if p.path not in empty or p.path in unknown]
+    return [*document.twice, *(p for path, p in empty.items() if path not in unknown), *kept]
+
+
+def _not_for_tenants(override: Mapping[str, Any]) -> Iterator[Problem]:
+    if "tenants" in override:
+        yield Problem("tenants", "a tenant has no tenants of its own", "Remove it")
+    if isinstance(budget := override.get("budget"), Mapping) and "max_accounts" in budget:
+        yield Problem("budget.max_accounts", "all tenants share one ledger", "Set it in the policy's own `budget`")
+
+
+def _actions(policy: Policy) -> Iterator[Problem]:
     """A guard that cannot say where a finding stands cannot redact it, and only tool calls can wait for a person."""
     for name, section in policy.sections().items():
         chosen = {"action": section.action} | {f"rules.{rule}.action": r.action for rule, r in section.rules.items()}
@@ -107,10 +146,10 @@ def _check_actions(policy: Policy, source: str) -> None:
             if action is Action.APPROVE and name != "tools":
                 problem = "'approve' is for tool calls, and this guard judges text"
             if problem:
-                raise PolicyError(f"{source}: guards.{name}.{key}", problem, mend="Use block, flag or allow")
+                yield Problem(f"{policy.place(name)}.{key}", problem, "Use block, flag or allow")
 
 
-def _check_tools(policy: Policy, source: str, inherited: Policy | None = None) -> None:
+def _tools(policy: Policy, inherited: Policy | None = None) -> Iterator[Problem]:
     """What is said of a tool that `allow` excludes is a slip of the pen; not so what a tenant with a narrower one inherits."""
     tools = policy.guards.tools
     if tools is None:
@@ -119,7 +158,7 @@ def _check_tools(policy: Policy, source: str, inherited: Policy | None = None) -
     for key, tool in tools.named().items():
         if tool not in before and tools.excludes(tool):
             mend = f"`allow` has: {', '.join(tools.allow or ()) or 'nothing'}"
-            raise PolicyError(f"{source}: guards.tools.{key}", "is of no tool that may be called", mend=mend)
+            yield Problem(f"guards.tools.{key}", "is of no tool that may be called", mend)
 
 
 def _merge(base: Any, override: Any) -> Any:
@@ -132,6 +171,7 @@ def _merge(base: Any, override: Any) -> Any:
 def _builtin(name: str) -> Policy:
     if name not in BUILTINS:
         known = ", ".join(f"builtin:{b}" for b in BUILTINS)
-        raise PolicyError("policy", f"there is no builtin:{name}", mend=f"Use one of {known}, or the path of a file")
+        problem = Problem("", "there is no such built-in policy", f"Use one of {known}, or the path of a file")
+        raise PolicyProblems(f"builtin:{name}", [problem])
     text = (Path(__file__).parent / "builtin" / f"{name}.yaml").read_text(encoding="utf-8")
     return Policy.from_yaml(text, source=f"builtin:{name}")

@@ -6,27 +6,15 @@ Frozen pydantic models. Unknown keys are refused. Every guard's section has the 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from shieldkit.conversation import Role
 from shieldkit.outcome import Action
-
-_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-
-
-def _seconds(value: Any) -> Any:
-    """`250ms`, `2s`, `5m`, `1h`, `7d`, or a number of seconds."""
-    if isinstance(value, str):
-        match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?) ?(ms|s|m|h|d)", value.strip())
-        if match is None:
-            raise ValueError("is not a duration: write a number and a unit, such as 250ms, 2s, 5m, 1h or 7d")
-        return float(match[1]) * _UNITS_S[match[2]]
-    return value
+from shieldkit.policy.durations import Seconds
 
 
 def _off(value: Any) -> Any:
@@ -34,7 +22,6 @@ def _off(value: Any) -> Any:
     return "off" if value is False else value
 
 
-Seconds = Annotated[float, BeforeValidator(_seconds, json_schema_input_type=float | str), Field(gt=0, le=31_536_000)]
 Score = Annotated[float, Field(ge=0.0, le=1.0)]
 Tokens = Annotated[int, Field(ge=1, le=100_000_000)]
 
@@ -48,8 +35,10 @@ class Section(BaseModel):
 class Rule(Section):
     """What to do about one rule of a guard, where that differs from the guard's own head."""
 
-    action: Action | None = None
-    threshold: Score | None = None
+    action: Action | None = Field(None, description="block, redact, flag, allow or approve. Unset: the guard's own.")
+    threshold: Score | None = Field(
+        None, description="The score, 0 to 1, from which it counts. Unset: the guard's own."
+    )
 
 
 class GuardSettings(Section):
@@ -65,6 +54,15 @@ class GuardSettings(Section):
     )
     timeout: Seconds = Field(10.0, description="How long the guard may take: 250ms, 2s, …")
     rules: Mapping[str, Rule] = Field(default_factory=dict, description="Exceptions, by the guard's rule id.")
+
+    @field_validator("flag_threshold")
+    @classmethod
+    def _below_threshold(cls, value: float | None, info: ValidationInfo) -> float | None:
+        """A rule's own threshold may be lower: that is an exception, and can be said in no other way."""
+        threshold = info.data.get("threshold")
+        if value is not None and threshold is not None and value >= threshold:
+            raise ValueError(f"would flag nothing, since `threshold` is {threshold}: lower it, or raise `threshold`")
+        return value
 
     def rule(self, rule: str) -> Rule:
         """What is said about one rule of the guard; an empty `Rule` where nothing is."""
@@ -92,11 +90,23 @@ class MarkerSettings(GuardSettings):
 class InjectionSettings(GuardSettings):
     """The embedded injection and jailbreak detector."""
 
-    data_threshold: Score = Field(0.5, description="The threshold for `document` and `tool` segments.")
+    data_threshold: Score = Field(
+        0.5, description="The threshold for `document` and `tool` segments, 0 to 1.", validate_default=True
+    )
     encoder_windows: Annotated[int, Field(ge=0, le=100_000)] = Field(
         128, description="How many windows of a text the last stage reads beside those that it must: its time budget."
     )
-    timeout: Seconds = 30.0
+    timeout: Seconds = Field(30.0, description="How long the guard may take: 250ms, 2s, …")
+
+    @field_validator("data_threshold")
+    @classmethod
+    def _above_flag_threshold(cls, value: float, info: ValidationInfo) -> float:
+        flag = info.data.get("flag_threshold")
+        if flag is not None and flag >= value:
+            raise ValueError(
+                f"is not above `flag_threshold` ({flag}), which would flag no document: raise it, or lower `flag_threshold`"
+            )
+        return value
 
     def threshold_for(self, rule: str, role: Role) -> float:
         """As for every guard, but data (documents, tool results) has a threshold of its own."""
@@ -127,8 +137,13 @@ class CategorySettings(Rule):
     name: str | None = Field(
         None, max_length=80, pattern=r"^[^\n<>|]+$", description="Title of a category of one's own."
     )
-    description: str | None = Field(None, max_length=600, pattern=r"^[^\n<>|]+$")
-    enabled: bool = True
+    description: str | None = Field(
+        None,
+        max_length=600,
+        pattern=r"^[^\n<>|]+$",
+        description="What belongs to it, in the prompt of the guard model.",
+    )
+    enabled: bool = Field(True, description="false: this category is not judged.")
 
 
 class SafetySettings(GuardSettings):
@@ -137,12 +152,16 @@ class SafetySettings(GuardSettings):
     family: str = Field("llama-guard-3-8b", description="Which prompt format; see `shieldkit.guards.safety.FAMILIES`.")
     model: Path | None = Field(None, description="A GGUF file, loaded in process. Or give Shield(guard_backend=…).")
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="Digest of the model file.")
-    stages: Annotated[tuple[Literal["input", "output"], ...], Field(min_length=1)] = ("input", "output")
-    categories: Mapping[str, CategorySettings] = Field(default_factory=dict)
+    stages: Annotated[tuple[Literal["input", "output"], ...], Field(min_length=1)] = Field(
+        ("input", "output"), description="What is judged: what the user says, the answer, or both."
+    )
+    categories: Mapping[str, CategorySettings] = Field(
+        default_factory=dict, description="By id: exceptions for the family's categories, and categories of one's own."
+    )
     window_tokens: Annotated[int, Field(ge=64, le=100_000)] = Field(
         6000, description="How much is judged at a time; at most half of the guard model's context, if that is less."
     )
-    timeout: Seconds = 60.0
+    timeout: Seconds = Field(60.0, description="How long the guard may take, over all windows of a text: 30s, 2m, …")
 
     def rule(self, rule: str) -> Rule:
         """A category is a rule; what `rules` says of it comes first."""
@@ -157,7 +176,7 @@ class LeakSettings(GuardSettings):
     system_prompt_similarity: Score = Field(
         0.5, description="Share of the system prompt's word runs in the answer that counts as disclosure."
     )
-    secrets: bool = True
+    secrets: bool = Field(True, description="Look for keys, tokens and passwords by their shapes.")
 
 
 ToolName = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^*\s]*\*?$")]
@@ -218,9 +237,13 @@ def _meet(one: str, other: str) -> bool:
 class SchemaSettings(GuardSettings):
     """The last gate: an answer that must conform to a schema, or it is a refusal."""
 
-    max_bytes: Annotated[int, Field(ge=2, le=100_000_000)] = 1_000_000
-    max_depth: Annotated[int, Field(ge=1, le=512)] = 64
-    max_number_digits: Annotated[int, Field(ge=1, le=4000)] = 400
+    max_bytes: Annotated[int, Field(ge=2, le=100_000_000)] = Field(
+        1_000_000, description="The largest answer that is read as JSON, in bytes of UTF-8."
+    )
+    max_depth: Annotated[int, Field(ge=1, le=512)] = Field(64, description="How deep arrays and objects may be nested.")
+    max_number_digits: Annotated[int, Field(ge=1, le=4000)] = Field(
+        400, description="How many characters a number may have."
+    )
     reasks: Annotated[int, Field(ge=0, le=5)] = Field(
         0, description="How often to ask again after a non-conforming answer."
     )
@@ -230,11 +253,13 @@ class SchemaSettings(GuardSettings):
 class Limit(Section):
     """Hard maximums of tokens for one scope. At least one of the three is set."""
 
-    scope: Literal["request", "task", "session", "user", "tenant"]
+    scope: Literal["request", "task", "session", "user", "tenant"] = Field(
+        description="What it is a maximum of: each request, or all requests of a principal's task, session, user or tenant."
+    )
     window: Seconds | None = Field(None, description="For all but `request`: the sliding window the limit holds in.")
-    input_tokens: Tokens | None = None
-    output_tokens: Tokens | None = None
-    total_tokens: Tokens | None = None
+    input_tokens: Tokens | None = Field(None, description="At most so many tokens of prompts. Unset: no such limit.")
+    output_tokens: Tokens | None = Field(None, description="At most so many tokens of answers. Unset: no such limit.")
+    total_tokens: Tokens | None = Field(None, description="At most so many tokens of both. Unset: no such limit.")
 
     @model_validator(mode="after")
     def _complete(self) -> Limit:
@@ -250,14 +275,14 @@ class Limit(Section):
 class BudgetSettings(Section):
     """Hard maximums in tokens. They hold in every mode; reserve before, settle after, release on failure."""
 
-    limits: tuple[Limit, ...] = ()
+    limits: tuple[Limit, ...] = Field((), description="All of them hold. None: only `context` limits a request.")
     require: tuple[Literal["tenant", "user", "session", "task"], ...] = Field(
         (), description="Parts of the principal without which a request is refused."
     )
     max_accounts: Annotated[int, Field(ge=1, le=10_000_000)] = Field(
         100_000, description="How many principals the in-process ledger keeps; beyond it, new ones are refused."
     )
-    timeout: Seconds = 10.0
+    timeout: Seconds = Field(10.0, description="How long counting and the ledger may take, each; then it is a refusal.")
 
 
 class ContextSettings(Section):
@@ -266,7 +291,7 @@ class ContextSettings(Section):
     max_tokens: Tokens | None = Field(
         None, description="Prompt and answer together. Unset: 32768, or what the model has where that is less."
     )
-    max_output_tokens: Tokens = 1024
+    max_output_tokens: Tokens = Field(1024, description="The longest answer, in tokens; less than max_tokens.")
     allow_over_128k: bool = Field(False, description="max_tokens above 131072 is refused unless this is set.")
 
     @model_validator(mode="after")
@@ -286,8 +311,10 @@ class ContextSettings(Section):
 class ModelSettings(Section):
     """How the model is called."""
 
-    temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
-    timeout: Seconds = 300.0
+    temperature: Annotated[float, Field(ge=0.0, le=2.0)] = Field(
+        0.0, description="0: always the likeliest token; up to 2: the more, the more varied."
+    )
+    timeout: Seconds = Field(300.0, description="How long the model may take to answer: 30s, 5m, …")
     allow: tuple[Annotated[str, Field(min_length=1, max_length=300)], ...] = Field(
         (), description="Models that may be behind the shield: names or patterns with *. What a server hides counts."
     )
@@ -336,13 +363,27 @@ class StreamingSettings(Section):
 class Guards(Section):
     """The chain. A section that is absent is a guard that is not in the chain; the order is fixed, cheapest first."""
 
-    markers: MarkerSettings | None = None
-    injection: InjectionSettings | None = None
-    topics: TopicSettings | None = None
-    safety: SafetySettings | None = None
-    tools: ToolSettings | None = None
-    leak: LeakSettings | None = None
-    schema_: SchemaSettings | None = Field(None, alias="schema")
+    markers: MarkerSettings | None = Field(
+        None, description="Control tokens, role headers, template markers and hidden text."
+    )
+    injection: InjectionSettings | None = Field(
+        None, description="The embedded injection and jailbreak detector, on what comes in."
+    )
+    topics: TopicSettings | None = Field(
+        None, description="Rails that keep a product surface to its topic; needs the extra `nemo`."
+    )
+    safety: SafetySettings | None = Field(
+        None, description="A guard model, such as Llama Guard, before and after the model."
+    )
+    tools: ToolSettings | None = Field(
+        None, description="Tool calls in the answer: which, with which arguments, after text from where."
+    )
+    leak: LeakSettings | None = Field(
+        None, description="Canary, system prompt, control tokens and secrets in the answer."
+    )
+    schema_: SchemaSettings | None = Field(
+        None, alias="schema", description="The last gate: an answer that must conform to the request's schema."
+    )
     custom: Mapping[str, GuardSettings] = Field(
         default_factory=dict, description="Heads for guards of one's own, by the guard's name."
     )
@@ -365,20 +406,25 @@ class PolicyModel(Section):
     """The whole policy, as it stands in the file."""
 
     format: Literal[1] = Field(1, description="The version of this file format.")
-    name: str = Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._:-]*$")
+    name: str = Field(
+        min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._:-]*$",
+        description="The policy's name; in every trace.",
+    )  # fmt: skip
     version: str = Field(
         "1", min_length=1, max_length=40, description="Your own version of the policy; in every trace."
     )
-    description: str = ""
+    description: str = Field("", description="For whoever reads the file; nothing depends on it.")
     mode: Literal["enforce", "monitor"] = Field(
         "enforce", description="monitor: findings are reported and nothing is blocked but by the budget."
     )
-    context: ContextSettings = ContextSettings()
-    model: ModelSettings = ModelSettings()
-    streaming: StreamingSettings = StreamingSettings()
-    routing: RoutingSettings = RoutingSettings()
-    budget: BudgetSettings = BudgetSettings()
-    guards: Guards
+    context: ContextSettings = Field(ContextSettings(), description="How much of the model's context may be used.")
+    model: ModelSettings = Field(ModelSettings(), description="How the model is called, and which models may be.")
+    streaming: StreamingSettings = Field(
+        StreamingSettings(), description="Whether text may leave before all gates passed."
+    )
+    routing: RoutingSettings = Field(RoutingSettings(), description="Which models and routes may be asked.")
+    budget: BudgetSettings = Field(BudgetSettings(), description="Hard maximums in tokens, in every mode.")
+    guards: Guards = Field(description="The chain: a guard is in it when its section is there.")
     unreadable: Literal["block", "allow"] = Field(
         "block", description="Content that no guard can read (images, audio): block, or allow and say so."
     )

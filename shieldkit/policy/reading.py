@@ -1,147 +1,131 @@
-"""From YAML text to plain data, and from pydantic's complaints to errors that name field, value, line and mend.
+"""From YAML text to plain data, with the line of each field.
 
-Stricter than YAML is by itself: one document, no duplicate keys, no anchors or aliases, no tags, and a size limit, so
-that what a reviewer reads in the file is what the shield does.
+Stricter than YAML is by itself: one document, no duplicate keys, no anchors or aliases, no tags, no key without a value,
+and a size limit, so that what a reviewer reads in the file is what the shield does.
 """
 
 from __future__ import annotations
 
-import difflib
 import typing
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from shieldkit.errors import PolicyError
+from shieldkit.policy.durations import PATTERN, written
+from shieldkit.policy.problems import (
+    Location,
+    PolicyProblems,
+    Problem,
+    annotation_at,
+    dotted,
+    may_be_null,
+    model_in,
+)
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 24
-_MEND = "See `shieldkit policy schema` for what may stand here"
+_NULL = "tag:yaml.org,2002:null"
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A policy file as it is written: plain data, the line (from 1) of each dotted field, and what only the text shows."""
+
+    data: Any
+    lines: Mapping[str, int]
+    twice: tuple[Problem, ...] = ()
+    empty: tuple[Location, ...] = ()
 
 
 def read_file(path: Path) -> str:
     """The text of a policy file. Raises `PolicyError`."""
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise PolicyError(str(path), f"is larger than {MAX_BYTES} bytes", mend="A policy is a short file")
+            raise _refused(str(path), f"is larger than {MAX_BYTES} bytes", "A policy is a short file")
         return path.read_text(encoding="utf-8")
     except OSError as error:
         mend = "Give the path of a YAML file, or builtin:default"
-        raise PolicyError(str(path), f"cannot be read ({error.strerror})", mend=mend) from None
+        raise _refused(str(path), f"cannot be read ({error.strerror})", mend) from None
     except UnicodeDecodeError:
-        raise PolicyError(str(path), "is not UTF-8", mend="Save the file as UTF-8") from None
+        raise _refused(str(path), "is not UTF-8", "Save the file as UTF-8") from None
 
 
-def parse(text: str, source: str) -> tuple[Any, Mapping[str, int]]:
-    """Plain data, and the line number (from 1) of each dotted field. Raises `PolicyError`."""
-    lines: dict[str, int] = {}
+def parse(text: str, source: str) -> Document:
+    """Read YAML text. Raises `PolicyError` for what is not YAML, or YAML that means something other than it seems to."""
     try:
-        depth = 0
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            _plain_yaml(event, depth, source)
+        if problems := list(_not_plain(text, source)):
+            raise PolicyProblems(source, problems)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         data = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark: Any = getattr(error, "problem_mark", None)
-        where = f"{source}:{mark.line + 1}" if mark is not None else source
         problem = getattr(error, "problem", None) or "cannot be read"
-        raise PolicyError(where, f"is not YAML: {problem}", mend="Mend the file's syntax") from None
-    if node is not None:
-        for path, line, duplicate in _walk(node, ""):
-            if duplicate:
-                raise PolicyError(f"{source}:{line}: {path}", "stands twice", mend="Keep one of the two")
-            lines[path] = line
-    return data, lines
+        line = mark.line + 1 if mark is not None else None
+        raise _refused(source, f"is not YAML: {problem}", "Mend the file's syntax", line) from None
+    lines: dict[str, int] = {}
+    twice: list[Problem] = []
+    empty: list[Location] = []
+    for loc, line, value in _walk(node, ()) if node is not None else ():
+        path = dotted(loc)
+        if path in lines:
+            twice.append(Problem(path, "stands twice", "Keep one of the two", line))
+        lines[path] = line
+        if isinstance(value, yaml.ScalarNode) and value.tag == _NULL and not value.value:
+            empty.append(loc)
+    return Document(data, lines, tuple(twice), tuple(empty))
 
 
-def _plain_yaml(event: Any, depth: int, source: str) -> None:
-    """Refuse what makes a file mean something other than it seems to: aliases, anchors, tags, merge keys, deep nesting."""
-    where = f"{source}:{event.start_mark.line + 1}" if event.start_mark else source
-    if depth > MAX_DEPTH:
-        raise PolicyError(where, f"is nested deeper than {MAX_DEPTH}", mend="A policy is a flat file")
-    if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-        raise PolicyError(where, "uses an anchor or alias (&…, *…)", mend="Write the value out where it is used")
-    if getattr(event, "tag", None) is not None:
-        raise PolicyError(where, "uses a tag (!…)", mend="Write a plain value; quote it if it is text")
-    if isinstance(event, yaml.ScalarEvent) and event.value == "<<":
-        raise PolicyError(where, "uses a merge key (<<)", mend="Write the values out where they are used")
+def _refused(source: str, problem: str, mend: str, line: int | None = None) -> PolicyProblems:
+    return PolicyProblems(source, [Problem("", problem, mend, line)])
 
 
-def _walk(node: yaml.Node, path: str) -> Iterator[tuple[str, int, bool]]:
+def _not_plain(text: str, source: str) -> Iterator[Problem]:
+    """What makes a file mean something other than it seems to: aliases, anchors, tags, merge keys, deep nesting."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        line = event.start_mark.line + 1 if event.start_mark else None
+        if depth > MAX_DEPTH:
+            raise _refused(source, f"is nested deeper than {MAX_DEPTH}", "A policy is a flat file", line)
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            yield Problem("", "uses an anchor or alias (&…, *…)", "Write the value out where it is used", line)
+        if getattr(event, "tag", None) is not None:
+            yield Problem("", "uses a tag (!…)", "Write a plain value; quote it if it is text", line)
+        if isinstance(event, yaml.ScalarEvent) and event.value == "<<":
+            yield Problem("", "uses a merge key (<<)", "Write the values out where they are used", line)
+
+
+def _walk(node: yaml.Node, loc: Location) -> Iterator[tuple[Location, int, yaml.Node]]:
     if isinstance(node, yaml.MappingNode):
-        seen = set()
         for key, value in node.value:
-            below = f"{path}.{key.value}" if path else str(key.value)
-            yield below, key.start_mark.line + 1, key.value in seen
-            seen.add(key.value)
+            below = (*loc, str(key.value))
+            yield below, key.start_mark.line + 1, value
             yield from _walk(value, below)
     elif isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
-            yield f"{path}[{index}]", item.start_mark.line + 1, False
-            yield from _walk(item, f"{path}[{index}]")
+            yield (*loc, index), item.start_mark.line + 1, item
+            yield from _walk(item, (*loc, index))
 
 
-def explain(error: ValidationError, lines: Mapping[str, int], source: str, *, model: type[BaseModel]) -> PolicyError:
-    """The first complaint in plain words; how many more there are is said too."""
-    problems = error.errors(include_url=False)
-    first = problems[0]
-    field = dotted(first["loc"]) or "policy"
-    line = lines.get(field)
-    where = f"{source}:{line}: {field}" if line else f"{source}: {field}"
-    more = f" ({len(problems) - 1} more problems after this one.)" if len(problems) > 1 else ""
-    problem, mend = _plain(first, model)
-    return PolicyError(where, problem, mend=mend + more)
-
-
-def _plain(problem: Mapping[str, Any], model: type[BaseModel]) -> tuple[str, str]:
-    kind, value, context = problem["type"], problem.get("input"), problem.get("ctx", {})
-    if kind == "extra_forbidden":
-        known = sorted(_keys_at(model, problem["loc"][:-1]))
-        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-        hint = f"Did you mean '{near[0]}'?" if near else f"Known keys: {', '.join(known)}." if known else _MEND
-        return "is not a key that a policy has here", hint
-    if kind == "missing":
-        return "is missing", "Add it. " + _MEND
-    shown = f"{value!r:.60}"
-    if kind == "value_error":
-        text = str(context.get("error", ""))
-        what, _, mend = text.partition(": ")
-        return f"{what}" if isinstance(value, Mapping) else f"{shown} {what}", _sentence(mend or _MEND)
-    if "expected" in context:
-        return f"{shown} is not allowed", f"Use {context['expected']}"
-    message = str(problem["msg"]).replace("Input should be", "must be")
-    return f"{shown} {message}", _MEND
-
-
-def _keys_at(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
-    """The keys known at a place of the model, by walking its fields."""
-    current: type[BaseModel] | None = model
-    for part in loc:
-        if current is None:
-            return []
-        fields = {(f.alias or name): f for name, f in current.model_fields.items()}
-        if part in fields:
-            current = _model_in(fields[part].annotation)
-    return [f.alias or name for name, f in current.model_fields.items()] if current else []
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    found = (_model_in(arg) for arg in typing.get_args(annotation))
-    return next((model for model in found if model), None)
-
-
-def dotted(loc: tuple[Any, ...]) -> str:
-    """A pydantic location as a path: `guards.custom.x`, `keys[0].id`."""
-    out = ""
-    for part in loc:
-        out += f"[{part}]" if isinstance(part, int) else f".{part}" if out else str(part)
-    return out
+def no_value(loc: Location, model: type[BaseModel]) -> Problem:
+    """A key without a value reads like a section with its defaults, and would be none: `markers:` removes the guard."""
+    key = loc[-1]
+    place = annotation_at(model, loc[2:] if loc[0] == "tenants" and len(loc) > 2 else loc)
+    section = model_in(place)
+    mend = "Write a value, or remove the line"
+    if key == "guards" and section is not None:  # with all of them left out, nothing would be guarded
+        mend = "Write the guards under it, such as `markers: {}`"
+    elif section is not None:
+        needs = any(field.is_required() for field in section.model_fields.values())
+        first = "Write its keys under it" if needs else f"Write `{key}: {{}}` for the defaults"
+        mend = f"{first}, or {'`null` to leave it out' if may_be_null(place) else 'remove the line'}"
+    elif isinstance(origin := typing.get_origin(place), type) and issubclass(origin, Mapping):
+        mend = f"Write its keys under it, or `{key}: {{}}`, or remove the line"
+    return Problem(dotted(loc), "has no value", mend)
 
 
 def published_schema(model: type[BaseModel]) -> dict[str, Any]:
@@ -150,12 +134,12 @@ def published_schema(model: type[BaseModel]) -> dict[str, Any]:
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "shieldkit policy"
     part = {key: {**value} for key, value in schema["properties"].items() if key != "tenants"}
-    part["guards"] = {"type": "object"}
+    part["guards"] = {"type": "object", "description": "Sections and settings of guards; null leaves a guard out."}
     schema["properties"]["tenants"]["additionalProperties"] = {
         "type": "object", "properties": part, "additionalProperties": False,
     }  # fmt: skip
+    for section in schema["$defs"].values():
+        for field in section.get("properties", {}).values():
+            if field.get("pattern") == PATTERN and "default" in field:
+                field["default"] = written(field["default"])
     return schema
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]

@@ -120,7 +120,10 @@ def test_matrix_buries_attacks_and_writes_its_files(shieldkit: Command, tmp_path
         (["matrix", "hay.txt", "--lengths", "nan"], "write lengths in tokens"),
         (["matrix", "hay.txt", "--depths", "half"], "write depths in percent"),
         (["rows", "rows.jsonl", "--guard", "leak"], "stage: no guard of this shield judges at the stage 'input'"),
-        (["rows", "rows.jsonl", "--guard", "none-such"], "no guard of this name is known"),
+        (["rows", "rows.jsonl", "--guard", "none-such"], "--guard: no guard is named 'none-such'. There are: "),
+        (["rows", "rows.jsonl", "--guard", "marker"], "Did you mean 'markers'?"),
+        (["matrix", "hay.txt", "--depths", "0,150"], "in percent of the text, 0 (its start) to 100"),
+        (["matrix"], "name a HAYSTACK"),
         (["rows", "rows.jsonl", "--jobs", "0"], "must be 1 to 64"),
         (["rows", "rows.jsonl", "--backend", "gguf:none.gguf"], "none.gguf is not a file"),
         (["rows", "rows.jsonl", "--backend", "model.gguf"], "is neither gguf:PATH nor a URL"),
@@ -133,7 +136,7 @@ def test_what_cannot_be_is_said_with_the_mend(shieldkit: Command, argv: list[str
 
 
 def test_placements_and_disguises_are_listed(shieldkit: Command) -> None:
-    code, out, _ = shieldkit("matrix", "hay.txt", "--list")
+    code, out, _ = shieldkit("matrix", "--list")
     assert code == Exit.OK
     assert "segment-start" in out and "variation_selectors" in out
 

@@ -101,7 +101,7 @@ def test_a_tenant_may_allow_less_than_there_are_schemas_for() -> None:
     policy = Policy.from_yaml(head + "tenants: {a: {guards: {tools: {allow: [read]}}}}")
     with Shield(policy) as made:
         assert rule(made.screen(call("send"), stage="output", tenant="a")) == "tools.not_allowed"
-    with pytest.raises(PolicyError, match=r"tenants\.a: guards\.tools\.arguments\.sned"):
+    with pytest.raises(PolicyError, match=r"policy:3: tenants\.a\.guards\.tools\.arguments\.sned"):
         Policy.from_yaml(head + "tenants: {a: {guards: {tools: {arguments: {sned: {}}}}}}")
 
 

@@ -13,6 +13,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shieldkit.conversation import Role
 from shieldkit.errors import PolicyError
 from shieldkit.outcome import Action
 from shieldkit.policy import BUILTINS, Policy
@@ -89,7 +90,6 @@ def test_a_tenant_gets_its_parts_and_keeps_the_rest() -> None:
         ("base: 1\n<<: {mode: monitor}", ["policy:2", "merge key"]),
         ("name: x\nguards: " + "{a: " * 30, ["nested"]),
         ("- 1", ["policy"]),
-        ("", ["policy"]),
         ("name: x\nguards: {markers: {}}\ntenants: {a: {guards: {markers: {threshold: 3}}}}", ["tenants.a", "threshold"]),
         ("name: x\nguards: {markers: {}}\ntenants: {a: {tenants: {}}}", ["tenants.a.tenants"]),
         ("name: x\nguards: {markers: {}}\ntenants: {a: {budget: {max_accounts: 1}}}", ["tenants.a.budget.max_accounts"]),
@@ -97,6 +97,38 @@ def test_a_tenant_gets_its_parts_and_keeps_the_rest() -> None:
         ("name: x\nguards: {schema: {}, custom: {schema: {action: allow}}}", ["custom.schema", "built-in"]),
         ("name: x\nguards: {markers: {}}\ntenants: {a: {guards: {custom: {budget: {}}}}}", ["tenants.a", "custom.budget"]),
         ("name: x\nformat: 2\nguards: {}", ["format", "1"]),
+        ("name: x\nguards:\n  markers:\n  leak: {}", ["policy:3: guards.markers: has no value", "`markers: {}`", "`null`"]),
+        ("name: x\nguards:\n  topics:", ["policy:3: guards.topics", "Write its keys", "`null`"]),
+        ("name: x\nguards: {markers: {}}\ncontext:", ["policy:3: context: has no value", "`context: {}`", "remove the line"]),
+        ("name: x\nguards: {markers: {}}\nbudget:\n  limits:", ["policy:4: budget.limits: has no value"]),
+        ("name: x\nguards: {markers: {}}\nstreaming:\n", ["policy:3: streaming: has no value"]),
+        ("name: x\nguards: {markers: {}}\ntenants:\n  acme:", ["policy:4: tenants.acme: has no value", "`acme: {}`"]),
+        ("name: x\nguards: {markers: {}}\ntenants: {a: {guards: {markers: }}}", ["tenants.a.guards.markers: has no", "`null`"]),
+        ("name: x\nguards: {markers: {flag_threshold: }}", ["guards.markers.flag_threshold: has no value", "Write a value"]),
+        ("name: x\nguards: {markers: {timeout: 250}}", ["guards.markers.timeout", "250 ", "250ms or 250s"]),
+        ("name: x\nguards: {markers: {timeout: true}}", ["guards.markers.timeout", "true is not a duration"]),
+        ("name: x\nguards: {}\nmodel: {timeout: 30000}", ["policy:3: model.timeout", "30000ms or 30000s"]),
+        ("name: x\nguards: {}\nbudget: {limits: [{scope: user, window: 60, total_tokens: 9}]}", ["window", "60ms or 60s"]),
+        ("name: x\nguards: {markers: {}}\ntenants: {a: {model: {timeout: 5}}}", ["policy:3: tenants.a.model.timeout", "5s"]),
+        ("name: x\nguards: {markers: {flag_threshold: 0.8}}", ["guards.markers.flag_threshold", "0.8", "`threshold` is 0.5"]),
+        ("name: x\nguards: {markers: {flag_threshold: 0.5}}", ["guards.markers.flag_threshold", "would flag nothing"]),
+        ("name: x\nguards: {custom: {mine: {flag_threshold: 0.9}}}", ["guards.custom.mine.flag_threshold", "Lower it"]),
+        ("name: x\nguards: {injection: {threshold: 0.9, flag_threshold: 0.6}}", ["guards.injection.data_threshold", "0.6"]),
+        ("name: x\nguards: {markers: {timeout: 2026-01-01}}", ["guards.markers.timeout", "is not a duration", "250ms"]),
+        ("name: x\nguards:", ["policy:2: guards: has no value. Write the guards under it, such as `markers: {}`"]),
+        ("", ["holds no policy", "`name: my-app`"]),
+        ("[]", ["holds no policy"]),
+        ("name: 7\nguards: {}", ["policy:1: name: 7 is not text", '"7"']),
+        ("name: x\nguards: 5", ["policy:2: guards: 5 is not a section"]),
+        ("name: x\nguards: {markers: {threshold: high}}", ["'high' is not a number"]),
+        ("name: x\nguards: {schema: {reasks: often}}", ["'often' is not a whole number"]),
+        ("name: x\nguards: {schema: {reasks: 9}}", ["9 is too large", "at most 5"]),
+        ("name: x\nguards: {leak: {secrets: maybe}}", ["'maybe' is neither true nor false"]),
+        ("name: x\nguards: {markers: {extra_tokens: a}}", ["'a' is not a list"]),
+        ("name: x\nguards: {safety: {stages: []}}", ["[] has too few entries", "at least 1"]),
+        ("name: ''\nguards: {}", ["name: '' is too short"]),
+        ("name: x\nmode: null\nguards: {}", ["mode: null is not allowed", "'enforce'"]),
+        ("name: x\nguards: {topics: {}}", ["policy:2: guards.topics.pack: is missing"]),
     ],
 )  # fmt: skip
 def test_a_bad_policy_names_field_value_and_mend(text: str, said: list[str]) -> None:
@@ -105,6 +137,100 @@ def test_a_bad_policy_names_field_value_and_mend(text: str, said: list[str]) -> 
     for word in said:
         assert word in str(caught.value)
     assert caught.value.mend
+
+
+SLIPS = """\
+name: mine
+mode: enforced
+guards:
+  markers: {treshold: 0.4}
+  leak:
+  schema: {reasks: 9}
+tenants:
+  acme:
+    guards: {markers: {timout: 1s}}
+    tenants: {}
+"""
+
+
+def test_all_problems_are_told_each_with_its_line() -> None:
+    with pytest.raises(PolicyError) as caught:
+        Policy.from_yaml(SLIPS, source="p.yaml")
+    told = str(caught.value).splitlines()
+    assert [line.split(": ")[:2] for line in told] == [
+        ["p.yaml:2", "mode"], ["p.yaml:4", "guards.markers.treshold"], ["p.yaml:5", "guards.leak"],
+        ["p.yaml:6", "guards.schema.reasks"], ["p.yaml:9", "tenants.acme.guards.markers.timout"],
+        ["p.yaml:10", "tenants.acme.tenants"],
+    ]  # fmt: skip
+    assert "pydantic" not in str(caught.value)
+    assert (caught.value.field, caught.value.mend) == ("p.yaml:2: mode", "Use 'enforce' or 'monitor'")
+
+
+def test_what_only_the_whole_shows_is_told_together_and_with_its_line() -> None:
+    text = "name: x\nguards:\n  topics: {pack: bank, action: redact}\n  tools: {allow: [a], arguments: {b: {}}}\n"
+    with pytest.raises(PolicyError) as caught:
+        Policy.from_yaml(text + "tenants:\n  acme:\n    guards: {markers: {action: approve}}\n")
+    lines = [line.split(": ")[:2] for line in str(caught.value).splitlines()]
+    assert lines == [["policy:3", "guards.topics.action"], ["policy:4", "guards.tools.arguments.b"],
+                     ["policy:7", "tenants.acme.guards.markers.action"]]  # fmt: skip
+
+
+def test_a_guard_is_left_out_by_a_null_that_is_written() -> None:
+    policy = Policy.from_yaml("name: x\nguards: {markers: null, leak: {}}\ntenants: {a: {guards: {leak: ~}}}")
+    assert list(policy.sections()) == ["leak"]
+    assert list(policy.for_tenant("a").sections()) == []
+
+
+def test_a_rule_of_its_own_threshold_below_the_flagged_ones_is_an_exception_that_may_be_made() -> None:
+    policy = Policy.from_yaml(
+        "name: x\nguards: {markers: {flag_threshold: 0.3, rules: {role_header: {threshold: 0.2}}}}"
+    )
+    assert policy.sections()["markers"].threshold_for("role_header", Role.USER) == 0.2
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (250.0, "250s"),
+        (0.25, "250ms"),
+        (60.0, "1m"),
+        (90.0, "90s"),
+        (3600.0, "1h"),
+        (86400.0, "1d"),
+        (1.0005, "1.0005s"),
+    ],
+)
+def test_durations_are_shown_with_a_unit(value: float, written: str) -> None:
+    policy = Policy.from_dict({"name": "x", "guards": {}, "model": {"timeout": value}})
+    assert policy.model.timeout == value
+    assert f"timeout: {written}\n" in policy.to_yaml()
+    assert Policy.from_dict(policy.model_dump()) == policy
+
+
+@given(st.floats(min_value=1e-6, max_value=31_536_000, exclude_min=True))
+def test_a_duration_that_is_shown_can_be_read_again_as_it_was(value: float) -> None:
+    policy = Policy.from_dict({"name": "x", "guards": {}, "model": {"timeout": value}})
+    assert Policy.from_yaml(policy.to_yaml()).model.timeout == value
+
+
+def test_the_published_schema_asks_for_a_unit_too() -> None:
+    validator = jsonschema_rs.validator_for(Policy.json_schema())
+    assert validator.is_valid({"name": "x", "guards": {}, "model": {"timeout": "250ms"}})
+    assert not validator.is_valid({"name": "x", "guards": {}, "model": {"timeout": 250}})
+    assert Policy.json_schema()["$defs"]["ModelSettings"]["properties"]["timeout"]["default"] == "5m"
+
+
+def test_the_published_schema_describes_every_key() -> None:
+    def bare(node: Any, path: str = "") -> list[str]:
+        if isinstance(node, list):
+            return [found for item in node for found in bare(item, path)]
+        if not isinstance(node, dict):
+            return []
+        keys = node.get("properties", {})
+        own = [f"{path}/{key}" for key, value in keys.items() if not value.get("description")]
+        return own + [found for key, value in node.items() for found in bare(value, f"{path}/{key}")]
+
+    assert bare(Policy.json_schema()) == []
 
 
 def test_a_missing_file_and_an_unknown_built_in_are_policy_errors(tmp_path: Path) -> None:
