@@ -40,10 +40,11 @@ MOST_LIKELY = 128
 LEAST_LIKELY = -0.1
 """How high a peak of a long text must be at least (0 is higher than three of four ordinary windows, 1 than all but one in a
 thousand): that of 30 to 60 windows in 10,000 tokens of ordinary text."""
-HIDDEN, GUESSED = 4.4, 2.5
-"""What is added to the logits of a short text of a user that was hidden: who asks for something harmless need not. Less where
-decoding may read something into an ordinary text: letters for digits, or a line from its end."""
-_GUESSES = frozenset({"leet", "reversed"})
+HIDDEN = 4.4
+"""What is added to the logits of a short text of a user that was hidden: who asks for something harmless need not. Some three in
+a hundred ordinary chats that are hidden are refused."""
+GUESSED = {"leet": 4.1, "reversed": 2.5}
+"""Less where decoding may read something into an ordinary text, for the same share: letters for digits, a line from its end."""
 LEAST_HIDDEN = 3
 """Words that could not be read before they were decoded: fewer are an escape in an address, or a tag."""
 SHORT = 2000
@@ -194,7 +195,7 @@ def _for_hiding(child: Child, canonical: Canonical) -> float:
     )
     if len(words - read) < max(LEAST_HIDDEN, len(words) / 2):
         return 0.0
-    return GUESSED if _GUESSES.issuperset(child.disguise.split()) else HIDDEN
+    return max(GUESSED.get(disguise, HIDDEN) for disguise in child.disguise.split())
 
 
 def _slice(text: str, start: int, end: int) -> str:
