@@ -348,7 +348,7 @@ def test_decoys_do_not_hide_a_line_near_an_end_of_the_text(attack: str) -> None:
 def test_an_escape_in_an_ordinary_text_hides_nothing(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     counted = load().judge(canonicalise(text)).score
     monkeypatch.setattr(cascade, "HIDDEN", 0.0)
-    monkeypatch.setattr(cascade, "GUESSED", 0.0)
+    monkeypatch.setattr(cascade, "GUESSED", {})
     assert counted == load().judge(canonicalise(text)).score
 
 
@@ -371,7 +371,7 @@ def test_what_a_user_hides_counts_more_and_what_is_harmless_stays_so(
     assert load().judge(canonicalise(DISGUISES[name](harmless))).score < 0.5
     as_data = load().judge(hidden, by_user=False).score
     monkeypatch.setattr(cascade, "HIDDEN", 0.0)
-    monkeypatch.setattr(cascade, "GUESSED", 0.0)
+    monkeypatch.setattr(cascade, "GUESSED", {})
     assert load().judge(hidden).score < counted
     assert as_data == load().judge(hidden, by_user=False).score
 
