@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from shieldkit import Policy, Shield
 from shieldkit.conversation import Conversation
+from shieldkit.guards.leak import LeakGuard
 from shieldkit.leak import canary, overlap, secrets
 from shieldkit.text import canonicalise
 from tests.disguises import DISGUISES
@@ -176,6 +178,13 @@ FAKE = {
 
 def test_every_shape_is_tested() -> None:
     assert set(FAKE) == secrets.RULES
+
+
+def test_the_page_names_every_rule() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "leaks.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.+?) \|", page, re.M)
+    named = [rule for row in rows for rule in re.findall(r"`(\w+)`", row)]
+    assert sorted(named) == sorted(LeakGuard.rules)
 
 
 @pytest.mark.parametrize("rule", [*FAKE])
