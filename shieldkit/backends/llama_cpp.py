@@ -312,9 +312,8 @@ class LlamaCpp:
                 yield new
         if request.cancelled.is_set():
             raise BackendError("the caller is gone")
-        message = {"role": "assistant", "content": "".join(bits)}
-        if thoughts is not None and thoughts.text:
-            message["reasoning_content"] = thoughts.text
+        text = "".join(bits)
+        message = thoughts.message(text) if thoughts is not None else {"role": "assistant", "content": text}
         yield Completion(message, len(ids), written, reason, self.model)
 
     def _generate(

@@ -1,13 +1,15 @@
 """What a reasoning model thinks before it answers: `<think>`, its thoughts, `</think>`, the answer.
 
 DeepSeek R1 and V4, Qwen3, GLM, MiniMax and others write so; for some the chat template has written the first mark already.
-Servers with a parser of reasoning give it as `reasoning_content`, and so does what stands here. Only the marks that frame
+Servers with a parser of reasoning give it as `reasoning_content` in the answer to a chat, and so does what stands here for
+the answers that no server parses. Only the marks that frame
 the beginning are taken away, and the blanks beside them; all other text is judged, marks in it too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from shieldkit.backends.base import Piece
 
@@ -54,6 +56,11 @@ class Thoughts:
             self._thought.append(held)
             return ""
         return held
+
+    def message(self, text: str) -> dict[str, Any]:
+        """The message in the wire form; `text` is all that was given out."""
+        thought = {"reasoning_content": self.text} if self.text else {}
+        return {"role": "assistant", "content": text, **thought}
 
     def _begin(self) -> None:
         start = self._held.lstrip()

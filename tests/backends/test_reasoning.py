@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from shieldkit import Policy, Shield
-from shieldkit.backends import LlamaCpp
+from shieldkit.backends import LlamaCpp, OpenAICompatible
 from shieldkit.backends.base import Completion, CompletionRequest
 from shieldkit.backends.llama_cpp import _CHATML
 from shieldkit.backends.reasoning import Thoughts
 from shieldkit.conversation import Conversation
 from tests.scripted import cut
+from tests.upstream import Exchange, Handler, upstream
+from tests.upstream import says as answers
 
 POLICY = Policy.from_yaml("name: x\nstreaming: {mode: windowed}\nguards: {markers: {}, leak: {}, schema: {}}")
 # The template of Qwen3 takes old thoughts out of the history; that of DeepSeek R1 begins the new ones.
@@ -121,6 +126,70 @@ def test_a_schema_is_held_against_the_answer_alone(says: Say) -> None:
     backend = says("qwen", '<think>Oh, {"n": 2}.</think>\n{"n": 1}')
     answer = backend.complete(CompletionRequest(Conversation.of("hello"), 200, schema=unknown)).message
     assert answer["content"] == '{"n": 1}'
+
+
+# -- servers: an answer to ids is read by none of their parsers ---------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A byte for each token, beside the control tokens."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    letters = {letter: i + 4 for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    made = Tokenizer(models.BPE(vocab=letters, merges=[]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens([AddedToken(token, special=True) for token in ("<|im_start|>", "<|im_end|>")])
+    folder = tmp_path_factory.mktemp("tokenizer")
+    made.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def served(text: str) -> Handler:
+    """The text, whole or in bits of five characters, as the one who asks wants it."""
+
+    def handler(exchange: Exchange) -> None:
+        usage = {"prompt_tokens": len(exchange.body["prompt"]), "completion_tokens": 9}
+        if not exchange.body["stream"]:
+            exchange.json({"choices": [{"text": text, "finish_reason": "stop"}], "usage": usage})
+            return
+        events: list[Any] = [{"choices": [{"text": text[i : i + 5]}]} for i in range(0, len(text), 5)]
+        events += [{"choices": [{"text": "", "finish_reason": "stop"}], "usage": usage}]
+        exchange.head(content_type="text/event-stream")
+        for event in [*map(json.dumps, events), "[DONE]"]:
+            exchange.connection.sendall(f"data: {event}\n\n".encode())
+
+    return handler
+
+
+@pytest.mark.parametrize(
+    ("template", "text", "thought", "answer"),
+    [
+        (QWEN, "<think>\nOh, a < b.\n</think>\n\nThe answer.", "Oh, a < b.", "The answer."),
+        (QWEN, "The answer.<", None, "The answer.<"),
+        (QWEN, "<think", None, "<think"),
+        (DEEPSEEK, "Oh.\n</think>\n\nThe answer.", "Oh.", "The answer."),
+        (DEEPSEEK, "Oh, that", "Oh, that", ""),
+        (_CHATML, "<think>Oh.</think>The answer.", None, "<think>Oh.</think>The answer."),
+    ],
+)
+def test_what_a_server_writes_after_ids_is_parted_as_well(
+    tokenizer: Path, template: str, text: str, thought: str | None, answer: str
+) -> None:
+    listed = answers({"data": [{"id": "m", "owned_by": "sglang", "max_model_len": 2048}]})
+    request = CompletionRequest(Conversation.of("hello"), 200)
+    with upstream(v1__models=listed, v1__completions=served(text)) as server:
+        backend = OpenAICompatible(f"{server.url}/v1", tokenizer=tokenizer, chat_template=template)
+        message = backend.complete(request).message
+        *bits, last = backend.stream(request)
+        bound = backend.complete(replace(request, schema={"type": "string"})).message
+        backend.close()
+    assert (message["content"], message.get("reasoning_content")) == (answer, thought)
+    assert isinstance(last, Completion)
+    assert ("".join(map(str, bits)), last.message) == (answer, message)
+    # Under a schema the engine has left the model no marks to write: nothing is taken for the rest of its thoughts.
+    assert (bound == message) == (template != DEEPSEEK)
 
 
 BLANKS = st.sampled_from(["", "\n", "\n\n", " "])
