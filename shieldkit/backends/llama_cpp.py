@@ -23,6 +23,7 @@ from typing import Any
 
 from cachetools import LRUCache
 
+from shieldkit.backends import reasoning
 from shieldkit.backends.base import Completion, CompletionRequest, Piece, PromptCompletion
 from shieldkit.backends.rendering import ChatTemplate
 from shieldkit.conversation import Conversation
@@ -79,7 +80,7 @@ class LlamaCpp:
         self._abort: Any = None
         self._expired: Any = None
         self._tokens: LRUCache[tuple[str, bool], list[int]] = LRUCache(512)
-        self._prompts: LRUCache[Conversation, list[int]] = LRUCache(8)
+        self._prompts: LRUCache[Conversation, tuple[list[int], bool]] = LRUCache(8)
         self._notes: dict[str, Any] = {}
 
     # -- opening ----------------------------------------------------------------------------------------------------
@@ -118,6 +119,7 @@ class LlamaCpp:
         self._template = ChatTemplate(source, self._spelled(llama.token_bos()), self._spelled(llama.token_eos()))
         self._control_set = frozenset(self._control_ids())
         self._control = frozenset(filter(None, (self._spelled(t) for t in self._control_set)))
+        self._thinks = reasoning.thinks(source, self._control)
 
     @property
     def _loaded(self) -> Any:
@@ -202,14 +204,19 @@ class LlamaCpp:
 
     def prompt_ids(self, conversation: Conversation) -> list[int]:
         """The ids that `complete` sends: the template's with control tokens, every segment's without."""
+        return list(self._prompt(conversation)[0])
+
+    def _prompt(self, conversation: Conversation) -> tuple[list[int], bool]:
+        """The ids, and whether the template has begun the model's reasoning."""
         _ = self._loaded
         with self._cache_lock:
             found = self._prompts.get(conversation)
         if found is None:
-            found = self._ids(self._template.render(conversation))
+            pieces = self._template.render(conversation)
+            found = self._ids(pieces), reasoning.opened(pieces)
             with self._cache_lock:
                 self._prompts[conversation] = found
-        return list(found)
+        return found
 
     def count_tokens(self, conversation: Conversation, limit: int | None = None) -> int:
         """The exact number of tokens that will be sent; or, far above `limit`, some number above it."""
@@ -279,9 +286,13 @@ class LlamaCpp:
         raise BackendError("the answer has no end")
 
     def stream(self, request: CompletionRequest) -> Iterator[str | Completion]:
-        """`complete`, bit by bit. The model is this answer's until it ends or the iterator is closed: do not linger."""
-        ids = self.prompt_ids(request.conversation)
+        """`complete`, bit by bit. The model is this answer's until it ends or the iterator is closed: do not linger.
+
+        Reasoning is in the completion alone. Under a grammar there is none: the model cannot write its marks.
+        """
+        ids, opened = self._prompt(request.conversation)
         grammar = self._grammar(request.schema)
+        thoughts = reasoning.Thoughts(opened) if self._thinks and grammar is None else None
         bits: list[str] = []
         request.progress.input_tokens = request.progress.output_tokens = 0  # while it waits for its turn
         with self._turn(request.deadline, request.expired):
@@ -293,11 +304,17 @@ class LlamaCpp:
                 except StopIteration as end:
                     written, reason = end.value
                     break
-                bits.append(bit)
-                yield bit
+                if new := thoughts.after(bit) if thoughts is not None else bit:
+                    bits.append(new)
+                    yield new
+            if thoughts is not None and (new := thoughts.rest()):
+                bits.append(new)
+                yield new
         if request.cancelled.is_set():
             raise BackendError("the caller is gone")
-        yield Completion({"role": "assistant", "content": "".join(bits)}, len(ids), written, reason, self.model)
+        text = "".join(bits)
+        message = thoughts.message(text) if thoughts is not None else {"role": "assistant", "content": text}
+        yield Completion(message, len(ids), written, reason, self.model)
 
     def _generate(
         self, ids: list[int], request: CompletionRequest, grammar: Any

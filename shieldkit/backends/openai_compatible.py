@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from cachetools import LRUCache
 
+from shieldkit.backends import reasoning
 from shieldkit.backends.base import Completion, CompletionRequest, Piece, PromptCompletion
 from shieldkit.backends.chat import Answer, messages_of, tools_of
 from shieldkit.backends.dialects import DIALECTS, Asked, Dialect, Served, recognised
@@ -45,11 +46,16 @@ _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 
 @dataclass(frozen=True, slots=True)
 class _Prompt:
-    """What will be sent: token ids, or messages and tools. `tokens` is exact, or not less than what will be read."""
+    """What will be sent: token ids, or messages and tools. `tokens` is exact, or not less than what will be read.
+
+    `thinks` says whether the answer to ids may begin with marked reasoning, `opened` whether the template has begun it.
+    """
 
     tokens: int
     exact: bool
     ids: list[int] | None = None
+    thinks: bool = False
+    opened: bool = False
     messages: tuple[dict[str, Any], ...] = ()
     tools: tuple[dict[str, Any], ...] = ()
 
@@ -248,8 +254,10 @@ class OpenAICompatible:
         if self._by_ids and not tooled and not conversation.unreadable:
             assert served.template is not None
             assert served.tokens is not None
-            ids = served.tokens.ids(served.template.render(conversation))
-            return _Prompt(len(ids), True, ids)
+            pieces = served.template.render(conversation)
+            ids, opened = served.tokens.ids(pieces), reasoning.opened(pieces)
+            thinks = opened or reasoning.thinks(served.template.source, served.tokens.control)
+            return _Prompt(len(ids), True, ids, thinks, opened)
         messages, tools = messages_of(conversation, inert), tools_of(conversation, inert)
         exact = dialect.count_chat(served, messages, tools)
         most = exact if exact is not None else self._most(conversation, messages, tools)
@@ -300,14 +308,19 @@ class OpenAICompatible:
         prompt = self._fitting(request)
         path, body = self._body(request, prompt)
         answer = dialect.read(self._create(request, path, body))
-        return self._completion(request, prompt, answer)
+        completion = self._completion(request, prompt, answer)
+        thoughts, text = _thoughts(request, prompt), completion.message.get("content")
+        if thoughts is None or not isinstance(text, str):
+            return completion
+        return replace(completion, message=thoughts.message(thoughts.after(text) + thoughts.rest()))
 
     def stream(self, request: CompletionRequest) -> Iterator[str | Completion]:
         """New text as it comes, and at last the whole. Closing the iterator closes the connection, and so ends it."""
         dialect, _, _ = self._server
         prompt = self._fitting(request)
         path, body = self._body(request, prompt)
-        gathered = dialect.gather()
+        gathered, thoughts = dialect.gather(), _thoughts(request, prompt)
+        bits: list[str] = []
         length = 0
         events = self._wire.events(
             path, dialect.streamed(body), deadline=request.deadline, cancelled=request.cancelled,
@@ -321,11 +334,20 @@ class OpenAICompatible:
                 length += len(new.encode("utf-8", "replace"))
                 if length > BYTES_AN_ANSWER + BYTES_A_TOKEN * request.max_output_tokens:
                     raise BackendError("the server writes more than it was allowed")
+                if thoughts is not None:
+                    new = thoughts.after(new)
+                    bits.append(new)
                 if new:
                     yield new
         finally:
             events.close()  # type: ignore[attr-defined]
-        yield self._completion(request, prompt, gathered.answer())
+        completion = self._completion(request, prompt, gathered.answer())
+        if thoughts is not None:
+            if new := thoughts.rest():
+                bits.append(new)
+                yield new
+            completion = replace(completion, message=thoughts.message("".join(bits)))
+        yield completion
 
     def _fitting(self, request: CompletionRequest) -> _Prompt:
         prompt = self._prompt(request.conversation)
@@ -391,6 +413,14 @@ class OpenAICompatible:
 
 
 _NO_ONE = Conversation((), ())
+
+
+def _thoughts(request: CompletionRequest, prompt: _Prompt) -> reasoning.Thoughts | None:
+    """What parts the reasoning from an answer to ids, which no parser of the server reads; None where there is none.
+
+    An answer that is bound to a schema holds no marks, so that it is not taken for the rest of what the template began.
+    """
+    return reasoning.Thoughts(prompt.opened and request.schema is None) if prompt.thinks else None
 
 
 def _checked_url(url: str, api_key: str | None) -> str:

@@ -1,14 +1,16 @@
 """What must not leave: the request's canary, the system prompt, the backend's control tokens, secrets.
 
-The system prompt is looked for verbatim and nearly so (shingles of words), also inside decoded text. A secret of the
-system prompt counts as one wherever it is repeated. Paraphrase and translation are out of reach of this guard.
+The system prompt is looked for verbatim and nearly so (shingles of words), also inside decoded text. A secret that the
+system prompt, a tool or a document has told counts as one, also where it looks like a sample. Paraphrase and translation
+are out of reach of this guard.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 
-from shieldkit.conversation import Role
+from shieldkit.conversation import Kind, Role, Segment
 from shieldkit.errors import SelfTestError
 from shieldkit.guards.base import Inspection, Pending, Report
 from shieldkit.leak import canary, overlap, secrets
@@ -26,6 +28,8 @@ MEANINGS: Mapping[str, str] = {
     **{shape.rule: f"the shape of a secret: {shape.rule.replace('_', ' ')}" for shape in secrets.SHAPES},
 }
 """What each rule means."""
+TOLD = 1 << 14
+"""How many secrets that requests hold are remembered; a segment without any counts as one."""
 
 
 class LeakGuard:
@@ -40,6 +44,7 @@ class LeakGuard:
     def __init__(self, settings: LeakSettings, control_tokens: frozenset[str] = frozenset()) -> None:
         self._settings = settings
         self._prompts: Remembered[bytes, frozenset[str]] = Remembered(32)
+        self._told: Remembered[bytes, frozenset[str]] = Remembered(TOLD, lambda told: 1 + len(told))
         self._control_tokens = tuple(sorted(control_tokens, key=len, reverse=True))
         self._beginnings = frozenset(token[:n] for token in control_tokens for n in range(1, len(token)))
 
@@ -90,8 +95,18 @@ class LeakGuard:
                 yield inspection.finding("control_token", 1.0, index, at, at + len(token), message)
                 at, seen = text.find(token, at + len(token)), seen + 1
         if self._settings.secrets:
-            for rule, start, end in secrets.find(text):
+            for rule, start, end in secrets.find(text, partial(self._confided, inspection)):
                 yield inspection.finding(rule, 1.0, index, start, end, "something of the shape of a secret")
+
+    def _confided(self, inspection: Inspection) -> frozenset[str]:
+        """What has the shape of a secret in the request, but for what users and the model have said themselves."""
+        segments = enumerate(inspection.conversation.segments)
+        told = (
+            self._told.of(inspection.digest(index), lambda text=segment.text: secrets.shaped(text))  # type: ignore[misc]
+            for index, segment in segments
+            if index not in inspection.segments and _confides(segment)
+        )
+        return frozenset().union(*told)
 
     def _runs(self, prompt: str) -> frozenset[str]:
         """The prompt's runs of words; an application asks with the same prompt again and again."""
@@ -119,3 +134,7 @@ class LeakGuard:
             secrets.find("hello")
         ):
             raise SelfTestError("guards.leak", "does not tell secrets from words", mend="Install google-re2 anew")
+
+
+def _confides(segment: Segment) -> bool:
+    return segment.role not in (Role.USER, Role.ASSISTANT) or segment.kind is Kind.TOOL_RESULT

@@ -357,7 +357,7 @@ def test_a_system_message_of_the_conversation_is_context_and_flagged_at_most(pla
 
 
 def test_calls_that_cannot_be_read_and_thoughts_are_judged_in_an_answer() -> None:
-    secret = "AKIA" + "IOSFODNN7EXAMPLE"
+    secret = "AKIA" + "FAKEFAKEFAKEFAKE"
     broken = {"name": "search", "args": "{" + secret, "id": "1", "error": "x", "type": "invalid_tool_call"}
     thought = {"reasoning_content": f"The key is {secret}."}
     for answer in (AIMessage("ok", invalid_tool_calls=[broken]), AIMessage("ok", additional_kwargs=thought)):

@@ -233,7 +233,7 @@ async def test_screens_around_somebody_elses_model(shield: Shield) -> None:
 
     assert model("fine").invoke("hi") == "fine"
     assert await model("fine").ainvoke("hi") == "fine"
-    for leaking in ("<|im_start|>", "AKIA" + "IOSFODNN7EXAMPLE"):
+    for leaking in ("<|im_start|>", "AKIA" + "FAKEFAKEFAKEFAKE"):
         with pytest.raises(RefusedByShield):
             model(leaking).invoke("hi")
         with pytest.raises(RefusedByShield):
@@ -250,12 +250,12 @@ async def test_what_a_model_streams_is_held_and_screened_whole(shield: Shield) -
     assert list(chain("hello there friend").stream("hi")) == ["hello there friend"]
     assert [bit async for bit in chain("hello there friend").astream("hi")] == ["hello there friend"]
     with pytest.raises(RefusedByShield):
-        list(chain("the key AKIA" + "IOSFODNN7EXAMPLE is").stream("hi"))
+        list(chain("the key AKIA" + "FAKEFAKEFAKEFAKE is").stream("hi"))
 
 
 def test_a_chunk_is_redacted_as_a_message() -> None:
     policy = Policy.from_yaml("name: x\nguards: {leak: {action: redact}, markers: {}}")
-    secret = "AKIA" + "IOSFODNN7EXAMPLE"
+    secret = "AKIA" + "FAKEFAKEFAKEFAKE"
     call = {"name": "send", "args": f'{{"key": "{secret}"}}', "id": "1", "index": 0, "type": "tool_call_chunk"}
     with Shield(policy) as made:
         screen = ShieldRunnable.screen(made, stage="output")
@@ -283,14 +283,14 @@ def test_what_a_message_carries_beside_its_content_is_screened(shield: Shield, f
     with pytest.raises(RefusedByShield):
         ShieldRunnable.screen(shield).invoke([HumanMessage("hi"), beside(fields, ATTACK)])
     with pytest.raises(RefusedByShield):
-        ShieldRunnable.screen(shield, stage="output").invoke(beside(fields, "AKIA" + "IOSFODNN7EXAMPLE"))
+        ShieldRunnable.screen(shield, stage="output").invoke(beside(fields, "AKIA" + "FAKEFAKEFAKEFAKE"))
     assert ShieldRunnable.screen(shield).invoke(beside(fields, "fine")) == beside(fields, "fine")
 
 
 @pytest.mark.parametrize("fields", BESIDE)
 def test_what_a_message_carries_beside_its_content_is_redacted(fields: dict[str, Any]) -> None:
     policy = Policy.from_yaml("name: x\nguards: {leak: {action: redact}, markers: {}}")
-    secret, kept = "AKIA" + "IOSFODNN7EXAMPLE", object()
+    secret, kept = "AKIA" + "FAKEFAKEFAKEFAKE", object()
     given = beside(fields, secret, content=secret)
     given.additional_kwargs["kept"] = kept
     with Shield(policy) as made:
@@ -303,7 +303,7 @@ def test_what_a_message_carries_beside_its_content_is_redacted(fields: dict[str,
 
 def test_a_screen_redacts_in_the_shape_that_it_was_given() -> None:
     policy = Policy.from_yaml("name: x\nguards: {leak: {action: redact}, markers: {}}")
-    secret = "AKIA" + "IOSFODNN7EXAMPLE"
+    secret = "AKIA" + "FAKEFAKEFAKEFAKE"
     call = {"name": "send", "args": {"key": secret, "n": 1}, "id": "1", "type": "tool_call"}
     with Shield(policy) as made:
         screen = ShieldRunnable.screen(made, stage="output")

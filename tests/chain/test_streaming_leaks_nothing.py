@@ -37,6 +37,8 @@ PROSE = (
     "I am. A b c. It is so, or not so.",
     "Das Haus ist groß. Быть может, это так.",
     "See https://example.org/a/b?c=d for more, or mail me@example.org now.",
+    "Set postgresql://postgres:" + "postgres@localhost:5432/mydb or AKIA" + "IOSFODNN7EXAMPLE there.",
+    "It begins with -----BEGIN PRIVATE KEY----- and has lines.\n-----BEGIN RSA PRIVATE KEY-----\n...\n",
 )
 SECRETS = (
     "AKIA" + "ABCDEFGHIJKLMNOP",
@@ -44,7 +46,7 @@ SECRETS = (
     "-----BEGIN RSA PRIVATE KEY-----\n" + "MIIabc+/" * 6 + "\n" * 3 + "QQ==",
     "postgres://admin:hunter22hunter@db.example.org",
     "postgres://admin:" + "päß" * 8 + "@db.example.org",
-    "sk-ant-" + "x-" * 20,
+    "sk-ant-" + "x7q-" * 10,
     "eyJ" + "a" * 12 + ".eyJ" + "b" * 12 + "." + "c" * 12,
 )
 TOKENS = ("<|im_start|>", "<|im_end|>", "<|eot_id|>", "[INST]", "<<SYS>>", "<|reserved_special_token_12|>", "<start_of_turn>",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from shieldkit import Policy, Shield
 from shieldkit.conversation import Conversation
+from shieldkit.guards.leak import LeakGuard
 from shieldkit.leak import canary, overlap, secrets
 from shieldkit.text import canonicalise
 from tests.disguises import DISGUISES
@@ -158,24 +160,31 @@ def test_a_control_token_in_the_answer_is_found() -> None:
 
 FAKE = {
     "aws_key": "AKIA" + "FAKEFAKEFAKEFAKE",
-    "github_token": "ghp_" + "fake" * 9,
-    "gitlab_token": "glpat-" + "fake" * 5,
-    "slack_token": "xoxb-" + "1234567890-" + "fakefakefake",
-    "stripe_key": "sk_live_" + "fake" * 6,
-    "google_key": "AIza" + "f" * 35,
-    "huggingface_token": "hf_" + "fake" * 8,
-    "anthropic_key": "sk-ant-" + "fake" * 8,
-    "openai_key": "sk-proj-" + "fake" * 10,
-    "npm_token": "npm_" + "f" * 36,
+    "github_token": "ghp_" + "fAk3" * 9,
+    "gitlab_token": "glpat-" + "fAk3" * 5,
+    "slack_token": "xoxb-" + "1234567890-" + "fAk3" * 6,
+    "stripe_key": "sk_live_" + "fAk3" * 6,
+    "google_key": "AIza" + "fAk3fAk" * 5,
+    "huggingface_token": "hf_" + "fAk3" * 8,
+    "anthropic_key": "sk-ant-" + "fAk3" * 8,
+    "openai_key": "sk-proj-" + "fAk3" * 10,
+    "npm_token": "npm_" + "fAk3" * 9,
     "jwt": "eyJ" + "fakefakefake" + ".eyJ" + "fakefakefake" + "." + "fakefakefake",
-    "connection_string": "postgres://user:" + "fakepassword" + "@db.example.org/x",
-    "azure_key": "AccountKey=" + "f" * 86 + "==",
-    "private_key": "-----BEGIN RSA PRIVATE KEY-----\nZmFrZQ==\n-----END",
+    "connection_string": "postgres://user:" + "fAk3fAk3" + "@db.example.org/x",
+    "azure_key": "AccountKey=" + "fA" * 43 + "==",
+    "private_key": "-----BEGIN RSA PRIVATE KEY-----\n" + "fAk3" * 16 + "\nZmFrZQ==\n-----END",
 }  # fmt: skip
 
 
 def test_every_shape_is_tested() -> None:
     assert set(FAKE) == secrets.RULES
+
+
+def test_the_page_names_every_rule() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "leaks.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.+?) \|", page, re.M)
+    named = [rule for row in rows for rule in re.findall(r"`(\w+)`", row)]
+    assert sorted(named) == sorted(LeakGuard.rules)
 
 
 @pytest.mark.parametrize("rule", [*FAKE])
@@ -206,6 +215,95 @@ def test_what_only_looks_a_little_like_a_secret_is_left_alone(text: str) -> None
     assert list(secrets.find(text)) == []
 
 
+# Put together from pieces, so that nobody who looks for secrets in a repository stops at them.
+SAMPLES = {
+    "preset login": 'DATABASE_URL = "postgresql://postgres:' + 'postgres@localhost:5432/mydb"',
+    "names of both": "https://username:" + "password@github.com",
+    "capitals": "postgres://YOUR_USER:" + "YOUR_PASSWORD@HOST",
+    "capitals, longer": "mysql://DB_USER:" + "DB_PASSWORD@DB_HOST:3306/app",
+    "masked": "postgres://user:" + "xxxxxx@host",
+    "masked, a real host": "amqp://orders:" + "******@mq.riverbank.net.",
+    "of a container": "mongodb://root:" + "example@mongo:27017, redis://default:" + "mysecretpassword@127.0.0.1:6379",
+    "of a provider": "mongodb+srv://myUser:" + "myPassword@cluster0.ab1cd.mongodb.net",
+    "aws": "AKIA" + "IOSFODNN7EXAMPLE",
+    "jwt": "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9"
+    + ".eyJzdWIiOiIxMjM0NTY3ODkwIiwibmFtZSI6IkpvaG4gRG9lIiwiaWF0IjoxNTE2MjM5MDIyfQ"
+    + ".SflKxwRJSMeKKF2QT4fwpMeJf36POk6yJV_adQssw5c",
+    "azurite": "AccountKey=" + "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq" + "/K1SZFPTOtr/KBHBeksoGMGw==;",
+    "stripe": "sk_test_" + "4eC39HqLyjWDarjtT1zdp7dc",
+    "pem, named": "A PEM private key starts with `-----BEGIN PRIVATE KEY-----` and ends with `-----END PRIVATE KEY-----`.",
+    "pem, left out": "-----BEGIN RSA PRIVATE KEY-----\n...\n-----END RSA PRIVATE KEY-----",
+    "pem, begun": "-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAKCAQEA...\n-----END RSA PRIVATE KEY-----",
+    "masked aws": "AKIA" + "X" * 16,
+    "masked github": "ghp_" + "x" * 36,
+    "masked openai": "sk-" + "x" * 48 + " or sk-proj-" + "*" * 20,
+    "masked anthropic": "sk-ant-api03-" + "x" * 40,
+    "masked slack": "xoxb-" + "x" * 12 + "-" + "x" * 12 + "-" + "x" * 6,
+    "masked google": "AIzaSy" + "X" * 33,
+    "counted": "ghp_" + "1234567890" + "abcdefghijklmnopqrstuvwxyz",
+    "in words": "sk-proj-your-openai-api-key-goes-right-here, sk-ant-your_anthropic_key_goes_here, xoxb-your-bot-token-goes-here",
+    "slug": "https://shop.example/sk-slovensky-kroj-detsky-cervene-farby-2024",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [*SAMPLES])
+def test_a_sample_of_a_secret_is_left_alone_unless_it_was_told_in_confidence(kind: str) -> None:
+    sample = SAMPLES[kind]
+    answer = f"For example:\n\n```\n{sample}\n```\n"
+    assert list(secrets.find(answer)) == []
+    assert ask(answer)[0] == ""
+    assert ask(answer, question=f"Explain {sample}")[0] == ""
+    told = bool(secrets.shaped(answer))
+    assert told == (not kind.startswith("pem"))
+    confided = f"{PROMPT} The access is: {sample}"
+    assert bool(ask(f"It is {sample}", confided)[0]) == told
+
+
+@pytest.mark.parametrize("role", ["tool", "document", "user"])
+def test_a_sample_that_a_tool_or_a_document_told_does_not_leave(role: str) -> None:
+    login = "postgresql://postgres:" + "postgres@localhost"
+    told = {"role": role, "content": f"DATABASE_URL={login}:5432/mydb"}
+    with Shield(POLICY, Scripted(f"It connects to {login}.")) as shield:
+        reply = shield.invoke([told, {"role": "user", "content": "What does it connect to?"}])
+    assert (reply.refusal.rule if reply.refusal else "") == ("" if role == "user" else "leak.connection_string")
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        ("connection_string", "postgres://postgres:" + "postgres@db.riverbank.net"),
+        ("connection_string", "postgres://user:" + "hV7pq2Lx@localhost"),
+        ("connection_string", "https://username:" + "tr0ub4dor@example.com"),
+        ("connection_string", "redis://admin:" + "password@10.0.0.5"),
+        ("aws_key", SAMPLES["aws"] + " " + FAKE["aws_key"]),
+        ("aws_key", "AKIA" + "QWERTYUIOPASDFGH"),
+        ("github_token", "ghp_" + "aB3dE5gH" * 4 + "aB3d" + "x" * 40),
+        ("openai_key", "sk-" + "0123456789abcdef" * 2),
+        ("openai_key", "sk-" + "9f86d081-884c-4d65-9a2f-eaa0c55ad015"),
+        ("openai_key", "sk-or-v1-" + "0a1b2c3d" * 8),
+        ("anthropic_key", "sk-ant-api03-" + "aB3dE5-H_" * 10 + "AA"),
+        ("jwt", "eyJhbGciOiJIUzI1NiJ9" + ".eyJzdWIiOiI0NzExIiwibmFtZSI6IkpvaG4gRG9lIn0" + "." + "aB3dE5gH" * 5),
+        ("azure_key", "AccountKey=" + "Eby8vdM0" + "aB3dE5gH" * 9 + "aB3dE5=="),
+        ("private_key", "-----BEGIN OPENSSH PRIVATE KEY-----\n" + "b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQ"),
+        ("private_key", "-----BEGIN PRIVATE KEY-----\\n" + "MC4CAQAwBQYDK2VwBCIEIaB3dE5gHaB3dE5gH" + "\\n-----END"),
+        ("private_key", '"-----BEGIN PRIVATE KEY-----\\n" +\n    "' + "MC4CAQAwBQYDK2VwBCIEIaB3dE5gHaB3dE5gH"),
+        ("private_key", "> -----BEGIN EC PRIVATE KEY-----\n> 12 | " + "MC4CAQAwBQYDK2VwBCIEIaB3dE5gHaB3dE5gH"),
+        (
+            "private_key",
+            "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: DES-EDE3-CBC,0A1B2C3D4E5F6071\n\n"
+            + "aB3dE5gH" * 8,
+        ),
+        ("private_key", "-----BEGIN PGP PRIVATE KEY BLOCK-----\nVersion: GnuPG v2\n\n" + "lQOYBF" + "aB3dE5gH" * 7),
+    ],
+)
+def test_what_looks_a_little_like_a_sample_is_found(rule: str, text: str) -> None:
+    assert {found for found, _, _ in secrets.find(f"It is: {text} and no more.")} == {rule}
+
+
+def test_many_samples_do_not_hide_the_secret_behind_them() -> None:
+    assert [*secrets.find((SAMPLES["aws"] + " ") * 2 * secrets.MAX_FOUND + FAKE["aws_key"])]
+
+
 @pytest.mark.parametrize("name", ["code", "legal", "finance", "prose"])
 def test_clean_text_holds_no_secrets(corpora: Path, name: str) -> None:
     with gzip.open(corpora / "haystack" / f"{name}.txt.gz", "rt", encoding="utf-8") as file:
@@ -214,8 +312,10 @@ def test_clean_text_holds_no_secrets(corpora: Path, name: str) -> None:
 
 def test_many_secrets_cost_linear_time() -> None:
     start = time.process_time()
-    for unit in (FAKE["aws_key"] + " ", "-----BEGIN PRIVATE KEY-----"):
+    for unit in (FAKE["aws_key"] + " ", FAKE["private_key"]):
         assert list(secrets.find(unit * (100_000 // len(unit))))
+    for unit in ("-----BEGIN PRIVATE KEY-----", "-----BEGIN PRIVATE KEY-----\nComment: ", *SAMPLES.values()):
+        assert not list(secrets.find((unit + " ") * (100_000 // len(unit))))
     assert time.process_time() - start < 3
 
 
