@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 
 from pydantic_core import from_json
 
+from shieldkit.adapters import checks
 from shieldkit.adapters.wire.errors import ApiError, api_error
 from shieldkit.conversation import MAX_SEGMENTS
 from shieldkit.errors import ConfigurationError
@@ -89,6 +90,7 @@ class ShieldMiddleware:
         refusal: Refusing | None = None,
         max_body_bytes: int = MAX_BODY_BYTES,
     ) -> None:
+        checks.shield(shield)
         _check_routes(routes)
         self.app = app
         self._shield, self._routes, self._tenant = shield, tuple(routes), tenant

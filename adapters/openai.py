@@ -17,22 +17,20 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
-from shieldkit.adapters import choices
+from shieldkit.adapters import checks
 from shieldkit.adapters.wire import SURFACES, Asked, answer, api_error, chunks, read
 from shieldkit.adapters.wire.errors import budget_error
 from shieldkit.adapters.wire.events import Chunks, written
 from shieldkit.budget import Principal
-from shieldkit.errors import ConfigurationError, Refused
+from shieldkit.errors import ConfigurationError, MissingExtra, Refused
 from shieldkit.outcome import Reply
 from shieldkit.shield import Shield, StreamEvent
 
 try:
     import httpx2
     import openai
-except ImportError:  # pragma: no cover
-    raise ConfigurationError(
-        "shieldkit.adapters.openai", "the openai client (3.x) is not installed", mend="pip install 'shieldkit[openai]'"
-    ) from None
+except ImportError as error:
+    raise MissingExtra("the openai client (3.x)", "openai", name=error.name) from None
 
 from shieldkit.adapters.openai_model import CURRENT, ClientModel, Upstream
 
@@ -86,7 +84,8 @@ def guard(
     if not isinstance(client, (openai.OpenAI, openai.AsyncOpenAI)):
         problem = f"a {type(client).__name__} is neither OpenAI nor AsyncOpenAI"
         raise ConfigurationError("client", problem, mend="Give the client of openai>=3")
-    choices.check("on_refusal", on_refusal, ("answer", "raise"))
+    checks.shield(shield)
+    checks.word("on_refusal", on_refusal, ("answer", "raise"))
     inner = client._client
     if not isinstance(inner, (httpx2.Client, httpx2.AsyncClient)):
         raise ConfigurationError("client", "its http_client is not of httpx2", mend="Give an httpx2 client, or none")

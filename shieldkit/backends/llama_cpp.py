@@ -26,7 +26,14 @@ from cachetools import LRUCache
 from shieldkit.backends.base import Completion, CompletionRequest, Piece, PromptCompletion
 from shieldkit.backends.rendering import ChatTemplate
 from shieldkit.conversation import Conversation
-from shieldkit.errors import BackendError, BackendTimeout, ConfigurationError, ContextExceeded, ModelFileError
+from shieldkit.errors import (
+    BackendError,
+    BackendTimeout,
+    ConfigurationError,
+    ContextExceeded,
+    MissingExtra,
+    ModelFileError,
+)
 
 DEFAULT_CONTEXT_TOKENS = 32_768
 MOST_CHARS_A_TOKEN = 8
@@ -93,9 +100,8 @@ class LlamaCpp:
     def _load(self, most: int) -> None:
         try:
             import llama_cpp
-        except ImportError:
-            mend = "pip install 'shieldkit[llama]'"
-            raise ConfigurationError("backend", "llama-cpp-python is not installed", mend=mend) from None
+        except ImportError as error:
+            raise MissingExtra("llama-cpp-python", "llama", name=error.name) from None
         llama_cpp.llama_log_set(_to_logger(llama_cpp), ctypes.c_void_p(0))
         trained = _trained_context(llama_cpp, self.path)
         wanted = min(self._wanted_tokens or most, most)

@@ -25,6 +25,7 @@ from shieldkit.errors import (
     BackendUnavailable,
     ConfigurationError,
     ContextExceeded,
+    MissingExtra,
 )
 
 T = TypeVar("T")
@@ -123,9 +124,8 @@ class Wire:
     def _made(self) -> Any:
         try:
             import openai
-        except ImportError:
-            mend = "pip install 'shieldkit[openai]'"
-            raise ConfigurationError("backend", "the openai package is not installed", mend=mend) from None
+        except ImportError as error:
+            raise MissingExtra("the openai client", "openai", name=error.name) from None
         limits = _http(openai.DefaultAsyncHttpxClient).Limits(
             max_connections=1000, max_keepalive_connections=100, keepalive_expiry=KEEPALIVE_S
         )
