@@ -49,10 +49,12 @@ class LlamaCpp:
     `path`: the file. `context_tokens`: open it with this much context; by default a `Shield` opens it with its policy's
     cap (32,768), and never with more than the model was trained for. `gpu_layers`: -1 offloads all layers where the build
     can. `threads`: CPU threads for computing. `sha256`: the digest that the file must have. `chat_template`: in place of
-    the file's own. Raises `ModelFileError` and `ConfigurationError`.
+    the file's own. `model`: its name, for `model.allow` and records; by default the file's own. Raises `ModelFileError` and
+    `ConfigurationError`.
     """
 
     name = "llama.cpp"
+    named_by = "LlamaCpp(model=…)"
     local = True
 
     def __init__(
