@@ -3,7 +3,7 @@
 What each of them adds to the protocol is in `dialects/`. Where a server takes token ids as a prompt, untrusted text is
 tokenized so that it never becomes a control token; elsewhere control tokens in it are taken apart before it is sent.
 The server is not trusted: its answers are bounded, its counts are checked, and its words are in no error.
-A client that the application has already is a backend by `shieldkit.adapters.openai_model`.
+A client that the application has already is a backend by `openai_model.py` among the adapters.
 """
 
 from __future__ import annotations

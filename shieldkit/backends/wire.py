@@ -5,7 +5,7 @@ server computes, and while the body drips in. Stopping closes the connection, an
 sends is bounded in time, size and kind before it is parsed; error bodies are not kept; redirects are not followed; an API
 key in the environment is for another server and not sent.
 
-`openai_compatible.py` speaks through it to servers. `shieldkit.adapters.wire` is something else: the same API seen from the
+`openai_compatible.py` speaks through it to servers. `wire/` among the adapters is something else: the same API seen from the
 other end, as the requests of clients and the answers to them.
 """
 
