@@ -11,6 +11,7 @@ large) does not pass.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -18,8 +19,10 @@ from typing import Any, TypeAlias
 
 from pydantic_core import from_json
 
+from shieldkit.adapters import checks
 from shieldkit.adapters.wire.errors import ApiError, api_error
 from shieldkit.conversation import MAX_SEGMENTS
+from shieldkit.errors import ConfigurationError
 from shieldkit.outcome import Screening, Stage
 from shieldkit.shield import Shield
 
@@ -31,6 +34,8 @@ Refusing: TypeAlias = Callable[[Screening], tuple[int, Any]]
 
 MAX_BODY_BYTES = 8 * 2**20
 _CONTROLS = dict.fromkeys((*range(32), 127))
+# What a path that an application sees does not hold: patterns, a query, escapes that the server has decoded.
+_NEVER_MATCHES = re.compile(r"[\x00-\x1f\x7f{}*?#]|%[0-9A-Fa-f]{2}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +46,23 @@ class Route:
     `input` and `output` name what to judge in a request's and a response's body: `message`, `user.name`,
     `documents[].text`; a place that holds an object or a list means all strings in it. Where the body is of another shape
     than the name of a place, what stands there is judged as a whole, and so is a body that has none of the places. An
-    empty `input` is the whole body; `output=None` leaves responses as they are.
+    empty `input` is the whole body; `output=None` leaves responses as they are. Raises `ConfigurationError` for what can
+    match no request, since a route that is never taken would let every body pass unread.
     """
 
     path: str
     input: Sequence[str] = ()
     output: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        path = self.path
+        if not isinstance(path, str) or not path.startswith("/") or _NEVER_MATCHES.search(path.removesuffix("/*")):
+            problem = "is no path that a request can have, so that nothing would be judged"
+            mend = 'Write it decoded and from its slash, as in "/chat"; "/users/*" is all below "/users"'
+            raise ConfigurationError("Route.path", problem, mend=mend)
+        _check_places("Route.input", self.input)
+        if self.output is not None:
+            _check_places("Route.output", self.output)
 
     def matches(self, path: str) -> bool:
         """Whether this route is the one of a request's path."""
@@ -60,7 +76,8 @@ class ShieldMiddleware:
     """Screens the JSON bodies of `routes` by `shield`, which needs no backend.
 
     `tenant`: whose part of the policy holds. `refusal` makes status and body of what a refused request is answered;
-    by default 403 and the policy's message. `max_body_bytes` bounds requests and screened responses.
+    by default 403 and the policy's message. `max_body_bytes` bounds requests and screened responses. Raises
+    `ConfigurationError` when no route is given, or something else in its place.
     """
 
     def __init__(
@@ -73,6 +90,8 @@ class ShieldMiddleware:
         refusal: Refusing | None = None,
         max_body_bytes: int = MAX_BODY_BYTES,
     ) -> None:
+        checks.shield(shield)
+        _check_routes(routes)
         self.app = app
         self._shield, self._routes, self._tenant = shield, tuple(routes), tenant
         self._refusal, self._most = refusal or _refused, max_body_bytes
@@ -203,6 +222,19 @@ class _Outgoing:
         kept = [h for h in self._start.get("headers", ()) if h[0].lower() != b"content-length"]
         await self._send({**self._start, "headers": [*kept, (b"content-length", str(len(body)).encode())]})
         await self._send({"type": "http.response.body", "body": body})
+
+
+def _check_routes(routes: Any) -> None:
+    are_routes = isinstance(routes, (list, tuple)) and all(isinstance(route, Route) for route in routes)
+    if not are_routes or not routes:
+        problem = "are not a list of Route" if not are_routes else "are none, so that nothing would be judged"
+        raise ConfigurationError("routes", problem, mend='Give them as in routes=[Route("/chat")]')
+
+
+def _check_places(field: str, places: Any) -> None:
+    """One string would be read as a list of its letters: places that no body has."""
+    if not isinstance(places, (list, tuple)) or not all(isinstance(place, str) for place in places):
+        raise ConfigurationError(field, "is not a list of places", mend='Give a list, as in ["message", "user.name"]')
 
 
 def _refused(screening: Screening) -> tuple[int, Any]:

@@ -14,17 +14,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-try:
-    from guardrails.validator_base import FailResult, PassResult, ValidationResult, Validator, register_validator
-except ImportError as error:
-    raise ImportError(
-        "this adapter needs Guardrails AI: pip install 'guardrails-ai>=0.11,<0.12'", name=error.name
-    ) from None
-
+from shieldkit.adapters import checks
 from shieldkit.conversation import Role, Segment
 from shieldkit.guards.base import Inspection, Report
 from shieldkit.outcome import Finding, Stage
 from shieldkit.shield import Shield
+
+try:
+    from guardrails.validator_base import FailResult, PassResult, ValidationResult, Validator, register_validator
+except ImportError as error:
+    raise checks.NotInstalled("Guardrails AI", "guardrails-ai>=0.11,<0.12", name=error.name) from None
 
 _Guard = TypeVar("_Guard")
 _ROLES = {Stage.INPUT: Role.USER, Stage.OUTPUT: Role.ASSISTANT}
@@ -49,6 +48,7 @@ class ShieldValidator(Validator):  # type: ignore[misc,unused-ignore]
     def __init__(
         self, shield: Shield, *, stage: Stage | str = Stage.OUTPUT, tenant: str | None = None, on_fail: Any = None
     ) -> None:
+        checks.shield(shield)
         super().__init__(on_fail=on_fail)
         self._shield, self._stage, self._tenant = shield, Stage(stage), tenant
 

@@ -17,17 +17,18 @@ import os
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any, TypeAlias
 
-try:
-    import litellm
-    from litellm.integrations.custom_guardrail import CustomGuardrail
-except ImportError as error:
-    raise ImportError("this adapter needs LiteLLM: pip install 'litellm[proxy]'", name=error.name) from None
-
+from shieldkit.adapters import checks
 from shieldkit.conversation import Conversation, Trust
 from shieldkit.errors import InvalidConversation
 from shieldkit.outcome import Action, Screening, Stage
 from shieldkit.shield import Shield
 from shieldkit.tool_definitions import with_tools
+
+try:
+    import litellm
+    from litellm.integrations.custom_guardrail import CustomGuardrail
+except ImportError as error:
+    raise checks.NotInstalled("LiteLLM", "litellm[proxy]", name=error.name) from None
 
 _SYSTEM = ("system", "instructions")
 _TEXTS = ("prompt", "input", "suffix", "prediction")
@@ -38,6 +39,8 @@ class ShieldGuardrail(CustomGuardrail):  # type: ignore[misc,unused-ignore]
     """A LiteLLM guardrail over a `Shield`: the one that is given, or one made from `SHIELDKIT_POLICY`."""
 
     def __init__(self, shield: Shield | None = None, *, tenant: str | None = None, **kwargs: Any) -> None:
+        if shield is not None:
+            checks.shield(shield)
         super().__init__(**kwargs)
         self.shield = shield or Shield(os.environ.get("SHIELDKIT_POLICY", "builtin:default"))
         self.tenant = tenant

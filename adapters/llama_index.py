@@ -12,6 +12,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from pydantic import PrivateAttr
+
+from shieldkit.adapters import checks
+from shieldkit.backends.base import CallOptions
+from shieldkit.budget import Principal
+from shieldkit.conversation import Role, Segment
+from shieldkit.errors import ConfigurationError, MissingExtra
+from shieldkit.outcome import Action, Reply
+from shieldkit.shield import Shield
+
 try:
     from llama_index.core.base.llms.types import (
         ChatMessage,
@@ -29,15 +39,7 @@ try:
     from llama_index.core.postprocessor.types import BaseNodePostprocessor
     from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle, TextNode
 except ImportError as error:
-    raise ImportError("this adapter needs LlamaIndex: pip install 'shieldkit[llama-index]'", name=error.name) from None
-from pydantic import PrivateAttr
-
-from shieldkit.backends.base import CallOptions
-from shieldkit.budget import Principal
-from shieldkit.conversation import Role, Segment
-from shieldkit.errors import ConfigurationError
-from shieldkit.outcome import Action, Reply
-from shieldkit.shield import Shield
+    raise MissingExtra("LlamaIndex", "llama-index", name=error.name) from None
 
 _ROLES = {
     MessageRole.SYSTEM: "system", MessageRole.DEVELOPER: "system", MessageRole.USER: "user",
@@ -60,8 +62,7 @@ class ShieldedLLM(CustomLLM):
     _principal: Principal | None = PrivateAttr(default=None)
 
     def __init__(self, shield: Shield, *, principal: Principal | None = None, **kwargs: Any) -> None:
-        if shield.backend is None:
-            raise ConfigurationError("shield", "has no model to ask", mend="Give Shield(policy, backend=…)")
+        checks.shield(shield, answers=True)
         super().__init__(**kwargs)
         self._shield, self._principal = shield, principal
 
@@ -199,6 +200,7 @@ class ShieldNodeFilter(BaseNodePostprocessor):
     _tenant: str | None = PrivateAttr(default=None)
 
     def __init__(self, shield: Shield, *, tenant: str | None = None, **kwargs: Any) -> None:
+        checks.shield(shield)
         super().__init__(**kwargs)
         self._shield, self._tenant = shield, tenant
 

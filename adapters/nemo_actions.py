@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
+from shieldkit.adapters import checks
 from shieldkit.conversation import Role, Segment
 from shieldkit.errors import ShieldError
 from shieldkit.outcome import Screening, Stage
@@ -53,7 +54,8 @@ def register(rails: _Rails, shield: Shield, *, tenant: str | None = None) -> _Ra
 
 
 def actions(shield: Shield, *, tenant: str | None = None) -> Mapping[str, _Action]:
-    """The actions by name, for a runtime of one's own."""
+    """The actions by name, for a runtime of one's own. Raises `ConfigurationError`."""
+    checks.shield(shield)
 
     async def judged(text: str, role: str, stage: Stage, variable: str, origin: str | None = None) -> Any:
         from nemoguardrails.actions.actions import ActionResult

@@ -1,12 +1,12 @@
 """A guarded OpenAI client: the same object, with a shield between it and the model.
 
-    client = guard(OpenAI(), Shield("builtin:default"))
+    client = guarded_client(OpenAI(), Shield("builtin:default"))
     client.chat.completions.create(model="gpt-5", messages=[…])      # as before
 
-`guard` gives a client of the same class whose transport is the shield: every request that the client can make, by whichever
-method, helper or wrapper, passes here. Chat completions, completions and responses are answered through the shield; models,
-embeddings and moderations pass; all else is refused, unless it is named in `unguarded`, because it could bring text that no
-guard has read. The bodies are the gateway's, so parsing, streaming and the client's types are its own.
+`guarded_client` gives a client of the same class whose transport is the shield: every request that the client can make, by
+whichever method, helper or wrapper, passes here. Chat completions, completions and responses are answered through the shield;
+models, embeddings and moderations pass; all else is refused, unless it is named in `unguarded`, because it could bring text
+that no guard has read. The bodies are the gateway's, so parsing, streaming and the client's types are its own.
 """
 
 from __future__ import annotations
@@ -17,26 +17,24 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
-from shieldkit.adapters import choices
+from shieldkit.adapters import checks
 from shieldkit.adapters.wire import SURFACES, Asked, answer, api_error, chunks, read
 from shieldkit.adapters.wire.errors import budget_error
 from shieldkit.adapters.wire.events import Chunks, written
 from shieldkit.budget import Principal
-from shieldkit.errors import ConfigurationError, Refused
+from shieldkit.errors import ConfigurationError, MissingExtra, Refused
 from shieldkit.outcome import Reply
 from shieldkit.shield import Shield, StreamEvent
 
 try:
     import httpx2
     import openai
-except ImportError:  # pragma: no cover
-    raise ConfigurationError(
-        "shieldkit.adapters.openai", "the openai client (3.x) is not installed", mend="pip install 'shieldkit[openai]'"
-    ) from None
+except ImportError as error:
+    raise MissingExtra("the openai client (3.x)", "openai", name=error.name) from None
 
 from shieldkit.adapters.openai_model import CURRENT, ClientModel, Upstream
 
-__all__ = ["RefusedByShield", "UnguardedError", "guard"]
+__all__ = ["RefusedByShield", "UnguardedError", "guard", "guarded_client"]
 
 Client = TypeVar("Client", bound="openai.OpenAI | openai.AsyncOpenAI")
 Who = Principal | Callable[[], Principal | None] | None
@@ -60,10 +58,10 @@ class UnguardedError(openai.OpenAIError):
 
 
 class RefusedByShield(Refused, openai.OpenAIError):
-    """The policy refused, and `guard(…, on_refusal="raise")` asked for an exception; `reply` holds the whole outcome."""
+    """The policy refused, and `guarded_client(…, on_refusal="raise")` asked for an exception; `reply` holds the whole outcome."""
 
 
-def guard(
+def guarded_client(
     client: Client,
     shield: Shield,
     *,
@@ -86,7 +84,8 @@ def guard(
     if not isinstance(client, (openai.OpenAI, openai.AsyncOpenAI)):
         problem = f"a {type(client).__name__} is neither OpenAI nor AsyncOpenAI"
         raise ConfigurationError("client", problem, mend="Give the client of openai>=3")
-    choices.check("on_refusal", on_refusal, ("answer", "raise"))
+    checks.shield(shield)
+    checks.word("on_refusal", on_refusal, ("answer", "raise"))
     inner = client._client
     if not isinstance(inner, (httpx2.Client, httpx2.AsyncClient)):
         raise ConfigurationError("client", "its http_client is not of httpx2", mend="Give an httpx2 client, or none")
@@ -106,6 +105,10 @@ def guard(
     if not set(_SOCKETS) & set(unguarded):
         made.websocket_base_url = NO_SOCKETS
     return made  # type: ignore[no-any-return]
+
+
+guard = guarded_client
+"""The same, by a shorter name, which `shieldkit.guard` (a guard of one's own) has too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +135,7 @@ class _Way:
         shown = below if below is not None else "another base URL"
         raise UnguardedError(
             f"{request.method} {shown} was not sent: no guard reads it. Name the first part of its path in "
-            "guard(…, unguarded=…) if it may pass unread"
+            "guarded_client(…, unguarded=…) if it may pass unread"
         )
 
     def who(self, asked: Asked, request: httpx2.Request) -> Principal | None:
@@ -304,7 +307,7 @@ def _without_sockets(kind: type, unguarded: frozenset[str]) -> type:
     def refused(name: str) -> property:
         def refuse(_: Any) -> Any:
             raise UnguardedError(
-                f"{name} opens a WebSocket, which no guard reads; guard(…, unguarded={{'{name}'}}) lets it"
+                f"{name} opens a WebSocket, which no guard reads; guarded_client(…, unguarded={{'{name}'}}) lets it"
             )
 
         return property(refuse)

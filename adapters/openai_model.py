@@ -2,7 +2,8 @@
 
 The model is asked over chat completions, whatever API the application used: the messages that the guards have read are
 what is sent. The client is the application's: its keys, retries and transport hold. An asynchronous client is asked in the
-event loop that it belongs to, from the thread that the chain waits in.
+event loop that it belongs to, from the thread that the chain waits in. Where no application has a client, the backend for
+such servers is `shieldkit.backends.OpenAICompatible`, which makes its own and knows their tokens.
 """
 
 from __future__ import annotations

@@ -16,6 +16,11 @@ from copy import copy
 from dataclasses import replace
 from typing import Any, Literal
 
+from shieldkit.adapters import checks
+from shieldkit.errors import MissingExtra
+from shieldkit.outcome import Action, Reply, Screening, Stage
+from shieldkit.shield import Shield
+
 try:
     from pydantic_ai.messages import (
         ModelMessage,
@@ -33,11 +38,7 @@ try:
     from pydantic_ai.models.wrapper import WrapperModel
     from pydantic_ai.settings import ModelSettings
 except ImportError as error:
-    raise ImportError("this adapter needs Pydantic AI: pip install 'shieldkit[pydantic-ai]'", name=error.name) from None
-
-from shieldkit.adapters import choices
-from shieldkit.outcome import Action, Reply, Screening, Stage
-from shieldkit.shield import Shield
+    raise MissingExtra("Pydantic AI", "pydantic-ai", name=error.name) from None
 
 _Wire = dict[str, Any]
 _APPLICATIONS = ("instruction-", "tool-availability", "capability-load-delta", "model-settings")
@@ -56,8 +57,9 @@ class ShieldedModel(WrapperModel):
         self, wrapped: Model | str, shield: Shield, *, tenant: str | None = None,
         on_refusal: Literal["text", "raise"] = "text",
     ) -> None:  # fmt: skip
+        checks.shield(shield)
+        checks.word("on_refusal", on_refusal, ("text", "raise"))
         super().__init__(wrapped)
-        choices.check("on_refusal", on_refusal, ("text", "raise"))
         self.shield, self.tenant, self.on_refusal = shield, tenant, on_refusal
 
     async def request(

@@ -11,7 +11,14 @@ Its modules:
     serving.py    uvicorn, with limits and a graceful end
 """
 
-from shieldkit.adapters.gateway.app import Settings, gateway
-from shieldkit.adapters.gateway.keys import Key, Keys, new_key
+from shieldkit.errors import MissingExtra
+
+try:
+    from shieldkit.adapters.gateway.app import Settings, gateway
+    from shieldkit.adapters.gateway.keys import Key, Keys, new_key
+except ModuleNotFoundError as error:
+    if (error.name or "").startswith("shieldkit"):
+        raise
+    raise MissingExtra("what the gateway needs", "serve", name=error.name) from None
 
 __all__ = ["Key", "Keys", "Settings", "gateway", "new_key"]

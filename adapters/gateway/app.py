@@ -28,6 +28,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from shieldkit.adapters import checks
 from shieldkit.adapters.gateway import dashboard, metrics
 from shieldkit.adapters.gateway.door import Door, Gone
 from shieldkit.adapters.gateway.keys import Key, Keys
@@ -80,8 +81,10 @@ def gateway(
 ) -> Starlette:
     """The ASGI app. The shield stays the caller's to close. Its state is `app.state.gateway`.
 
-    `keys`: whom to serve; without, this machine alone. `ledger`: the shield's, where the dashboard is to show it.
+    `keys`: whom to serve; without, this machine alone. `ledger`: the shield's, where the dashboard is to show it. Raises
+    `ConfigurationError`.
     """
+    checks.shield(shield, answers=True)
     nobody = NOBODY.model_copy(update={"may_instruct": settings.trust_system})
     state = Gateway(shield, settings, Door(keys, nobody, settings.max_body_bytes), ledger)
     registry = metrics.registry(state.tally)

@@ -12,6 +12,8 @@ imported when it is first asked for.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from shieldkit.errors import MissingExtra
+
 if TYPE_CHECKING:
     from shieldkit.adapters.langchain.chat_model import ShieldedChatModel
     from shieldkit.adapters.langchain.documents import ShieldDocumentFilter, ShieldRetriever
@@ -49,7 +51,7 @@ def __getattr__(name: str) -> Any:
         if error.name is None or error.name.partition(".")[0] not in ("langchain", "langchain_core", "langgraph"):
             raise
         extra = "langchain-agents" if name == "ShieldMiddleware" else "langchain"
-        raise ImportError(f"{name} needs LangChain: pip install 'shieldkit[{extra}]'", name=error.name) from None
+        raise MissingExtra(f"what {name} needs of LangChain", extra, name=error.name) from None
     value = getattr(module, name)
     globals()[name] = value
     return value

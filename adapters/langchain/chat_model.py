@@ -27,6 +27,7 @@ from langchain_core.utils.function_calling import convert_to_json_schema, conver
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SkipValidation
 
+from shieldkit.adapters import checks
 from shieldkit.adapters.langchain.config import principal_of
 from shieldkit.adapters.langchain.messages import OnRefusal, answer, refused, refused_message
 from shieldkit.adapters.langchain.runnable import chunks_of
@@ -78,8 +79,7 @@ class ShieldedChatModel(BaseChatModel):
         if self.shield is not None:
             if self.policy is not None or self.approver is not None:
                 raise ConfigurationError("policy, approver", "are the shield's own", mend=mend)
-            if self.shield.backend is None:
-                raise ConfigurationError("shield", "has no model to ask", mend=mend)
+            checks.shield(self.shield, answers=True)
             self._guarded = self.shield
             return
         from shieldkit.backends import LangChainModel

@@ -15,10 +15,10 @@ from langchain_core.documents import BaseDocumentTransformer, Document
 from langchain_core.retrievers import BaseRetriever
 from pydantic import ConfigDict, Field, SkipValidation
 
-from shieldkit.adapters import choices
+from shieldkit.adapters import checks
 from shieldkit.adapters.langchain.messages import META, outcome_of, refused
 from shieldkit.conversation import MAX_DEPTH, Role, Segment
-from shieldkit.errors import InvalidConversation
+from shieldkit.errors import ConfigurationError, InvalidConversation
 from shieldkit.outcome import Action, Screening, Stage
 from shieldkit.shield import Shield
 
@@ -37,7 +37,8 @@ class ShieldDocumentFilter(BaseDocumentTransformer):
         self, shield: Shield, *, on_refusal: Literal["drop", "label", "raise"] = "drop",
         origin_keys: Sequence[str] = ("source", "url", "id"), tenant: str | None = None,
     ) -> None:  # fmt: skip
-        choices.check("on_refusal", on_refusal, ("drop", "label", "raise"))
+        checks.shield(shield)
+        checks.word("on_refusal", on_refusal, ("drop", "label", "raise"))
         self.shield = shield
         self.on_refusal = on_refusal
         self.origin_keys = tuple(origin_keys)
@@ -117,6 +118,13 @@ class ShieldRetriever(BaseRetriever):
 
     retriever: BaseRetriever
     documents: SkipValidation[ShieldDocumentFilter] = Field(exclude=True, repr=False)
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Raises `ConfigurationError` for what is no filter."""
+        super().model_post_init(context)
+        if not isinstance(self.documents, ShieldDocumentFilter):
+            problem = f"a {type(self.documents).__name__} is no ShieldDocumentFilter"
+            raise ConfigurationError("documents", problem, mend="Give ShieldDocumentFilter(shield)")
 
     def _get_relevant_documents(self, query: str, *, run_manager: CallbackManagerForRetrieverRun) -> list[Document]:
         found = self.retriever.invoke(query, config={"callbacks": run_manager.get_child()})

@@ -33,7 +33,7 @@ from langchain_core.runnables.config import ensure_config
 from langgraph.prebuilt.tool_node import ToolCallRequest
 from langgraph.types import Command, interrupt
 
-from shieldkit.adapters import choices
+from shieldkit.adapters import checks
 from shieldkit.adapters.langchain.config import principal_of
 from shieldkit.adapters.langchain.messages import META, OnRefusal, answer, outcome_of, refused, rewritten
 from shieldkit.conversation import Conversation, Role, Segment
@@ -86,8 +86,9 @@ class ShieldMiddleware(AgentMiddleware[ShieldState, Any, Any]):
         on_tool_output: Literal["withhold", "end"] = "withhold", screen_output: bool = True,
     ) -> None:  # fmt: skip
         super().__init__()
-        choices.check("on_refusal", on_refusal, get_args(OnRefusal))
-        choices.check("on_tool_output", on_tool_output, ("withhold", "end"))
+        checks.shield(shield)
+        checks.word("on_refusal", on_refusal, get_args(OnRefusal))
+        checks.word("on_tool_output", on_tool_output, ("withhold", "end"))
         self.tools = []
         self.shield = shield
         self.approver = approver

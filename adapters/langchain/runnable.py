@@ -14,7 +14,7 @@ from langchain_core.prompt_values import ChatPromptValue, PromptValue
 from langchain_core.runnables import Runnable, RunnableConfig
 from opentelemetry import trace
 
-from shieldkit.adapters import choices
+from shieldkit.adapters import checks
 from shieldkit.adapters.langchain.config import Traced, principal_of
 from shieldkit.adapters.langchain.messages import (
     OnRefusal,
@@ -45,7 +45,8 @@ class ShieldRunnable(Runnable[Any, Any]):
         self, shield: Shield, *, schema: Any = None, options: CallOptions | None = None,
         on_refusal: OnRefusal = "message", tracer_provider: trace.TracerProvider | None = None,
     ) -> None:  # fmt: skip
-        choices.check("on_refusal", on_refusal, get_args(OnRefusal))
+        checks.shield(shield, answers=True)
+        checks.word("on_refusal", on_refusal, get_args(OnRefusal))
         self.shield = shield
         self.schema = schema
         self.options = options
@@ -170,6 +171,7 @@ class ShieldScreen(Runnable[Any, Any]):
     def __init__(
         self, shield: Shield, stage: Stage | str = Stage.INPUT, *, tracer_provider: trace.TracerProvider | None = None
     ) -> None:
+        checks.shield(shield)
         self.shield = shield
         self.stage = Stage(stage)
         self.tracer_provider = tracer_provider

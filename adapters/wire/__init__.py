@@ -7,7 +7,8 @@ Its modules:
     answers.py    a reply, to a body
     events.py     the events of a stream, to chunks
 
-The gateway speaks it to clients, and the guarded OpenAI client to the client that it wraps.
+The gateway speaks it to clients, and the guarded OpenAI client to the client that it wraps. How shieldkit itself asks a
+model's server is `shieldkit.backends.wire`.
 """
 
 from shieldkit.adapters.wire.answers import answer

@@ -81,12 +81,14 @@ class Progress:
     """How many tokens have been read and generated so far, by a backend that counts them as they come; None where it does not.
 
     What is charged for an answer that was cut off. `most_output_tokens` is for whoever reads a stream of a backend that does
-    not count: no fewer than what has come of it.
+    not count: no fewer than what has come of it. `attempted` is what the costliest attempt before this one has used, where a
+    router makes several: what is held for a request is held for one.
     """
 
     input_tokens: int | None = None
     output_tokens: int | None = None
     most_output_tokens: int | None = None
+    attempted: Usage = field(default_factory=Usage)
 
     def used(self, otherwise: Usage) -> Usage:
         """What was counted; `otherwise`, where nobody did."""
@@ -130,6 +132,11 @@ class CompletionRequest:
 
         With an `error` of its own, in time and before anything came of the answer, it has not worked: nothing.
         """
+        used, before = self.used_now(most, error), self.progress.attempted
+        return Usage(max(used.input_tokens, before.input_tokens), max(used.output_tokens, before.output_tokens))
+
+    def used_now(self, most: Usage, error: BaseException | None = None) -> Usage:
+        """The same, without attempts before this one."""
         left = error is None or isinstance(error, _LATE) or self.expired()
         used = self.progress.used(most if left else replace(most, output_tokens=0))
         return used if left or used.output_tokens else Usage()

@@ -17,7 +17,14 @@ from shieldkit.backends.inert import Inert
 from shieldkit.backends.loop import LoopThread
 from shieldkit.backends.tokens import BYTES_A_TOKEN, most_tokens
 from shieldkit.conversation import Conversation
-from shieldkit.errors import BackendBusy, BackendError, BackendTimeout, ConfigurationError, ContextExceeded
+from shieldkit.errors import (
+    BackendBusy,
+    BackendError,
+    BackendTimeout,
+    ConfigurationError,
+    ContextExceeded,
+    MissingExtra,
+)
 
 # Contexts travel to worker threads and event loops, and with them the caller's callbacks: through these a host streams
 # what a model says before any guard has read it. With a list of its own, the model inside has none of them.
@@ -54,9 +61,8 @@ class LangChainModel:
     ) -> None:
         try:
             from langchain_core.language_models import BaseChatModel
-        except ImportError:
-            mend = "pip install 'shieldkit[langchain]'"
-            raise ConfigurationError("backend", "langchain-core is not installed", mend=mend) from None
+        except ImportError as error:
+            raise MissingExtra("langchain-core", "langchain", name=error.name) from None
         if not isinstance(model, BaseChatModel):
             mend = "Give a chat model, such as ChatAnthropic(…)"
             raise ConfigurationError("LangChainModel.model", f"a {type(model).__name__} is no chat model", mend=mend)

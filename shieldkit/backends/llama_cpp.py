@@ -27,7 +27,14 @@ from shieldkit.backends import reasoning
 from shieldkit.backends.base import Completion, CompletionRequest, Piece, PromptCompletion
 from shieldkit.backends.rendering import ChatTemplate
 from shieldkit.conversation import Conversation
-from shieldkit.errors import BackendError, BackendTimeout, ConfigurationError, ContextExceeded, ModelFileError
+from shieldkit.errors import (
+    BackendError,
+    BackendTimeout,
+    ConfigurationError,
+    ContextExceeded,
+    MissingExtra,
+    ModelFileError,
+)
 
 DEFAULT_CONTEXT_TOKENS = 32_768
 MOST_CHARS_A_TOKEN = 8
@@ -43,10 +50,12 @@ class LlamaCpp:
     `path`: the file. `context_tokens`: open it with this much context; by default a `Shield` opens it with its policy's
     cap (32,768), and never with more than the model was trained for. `gpu_layers`: -1 offloads all layers where the build
     can. `threads`: CPU threads for computing. `sha256`: the digest that the file must have. `chat_template`: in place of
-    the file's own. Raises `ModelFileError` and `ConfigurationError`.
+    the file's own. `model`: its name, for `model.allow` and records; by default the file's own. Raises `ModelFileError` and
+    `ConfigurationError`.
     """
 
     name = "llama.cpp"
+    named_by = "LlamaCpp(model=…)"
     local = True
 
     def __init__(
@@ -94,9 +103,8 @@ class LlamaCpp:
     def _load(self, most: int) -> None:
         try:
             import llama_cpp
-        except ImportError:
-            mend = "pip install 'shieldkit[llama]'"
-            raise ConfigurationError("backend", "llama-cpp-python is not installed", mend=mend) from None
+        except ImportError as error:
+            raise MissingExtra("llama-cpp-python", "llama", name=error.name) from None
         llama_cpp.llama_log_set(_to_logger(llama_cpp), ctypes.c_void_p(0))
         trained = _trained_context(llama_cpp, self.path)
         wanted = min(self._wanted_tokens or most, most)

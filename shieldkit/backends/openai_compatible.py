@@ -3,6 +3,7 @@
 What each of them adds to the protocol is in `dialects/`. Where a server takes token ids as a prompt, untrusted text is
 tokenized so that it never becomes a control token; elsewhere control tokens in it are taken apart before it is sent.
 The server is not trusted: its answers are bounded, its counts are checked, and its words are in no error.
+A client that the application has already is a backend by `openai_model.py` among the adapters.
 """
 
 from __future__ import annotations
@@ -323,9 +324,8 @@ class OpenAICompatible:
         bits: list[str] = []
         length = 0
         events = self._wire.events(
-            path, dialect.streamed(body), deadline=request.deadline, cancelled=request.cancelled,
-            max_bytes=self._wire.max_response_bytes,
-        )  # fmt: skip
+            path, dialect.streamed(body), request=request, max_bytes=self._wire.max_response_bytes
+        )
         request.progress.input_tokens = prompt.tokens
         try:
             for event in events:
@@ -358,6 +358,7 @@ class OpenAICompatible:
                 f"{self.context_tokens} ({self.context_flag})"
             )
         if request.expired():
+            request.progress.input_tokens = request.progress.output_tokens = 0  # nothing was sent
             raise BackendTimeout("no answer within the deadline")
         return prompt
 
@@ -370,15 +371,14 @@ class OpenAICompatible:
     def _create(self, request: CompletionRequest, path: str, body: dict[str, Any]) -> Any:
         """One completion. A schema that the server does not take is left out: the schema gate checks the answer anyway."""
         most = BYTES_AN_ANSWER + BYTES_A_TOKEN * request.max_output_tokens
-        ask = {"deadline": request.deadline, "cancelled": request.cancelled, "max_bytes": most}
         try:
-            return self._wire.create(path, body, **ask)  # type: ignore[arg-type]
+            return self._wire.create(path, body, request=request, max_bytes=most)
         except RequestRefused as error:
             if request.schema is None:
                 raise
             self._notes["constrained_decoding"] = f"not used: HTTP {error.status}"
             path, body = self._body(replace(request, schema=None), self._prompt(request.conversation))
-            return self._wire.create(path, body, **ask)  # type: ignore[arg-type]
+            return self._wire.create(path, body, request=request, max_bytes=most)
 
     def _completion(self, request: CompletionRequest, prompt: _Prompt, answer: Answer) -> Completion:
         """The answer, with its counts held against what was sent and what was allowed."""

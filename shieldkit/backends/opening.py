@@ -45,11 +45,17 @@ def check_context(backend: Backend, policy: Policy, field: str) -> None:
 
 
 def _check_model(backend: Backend, allow: Sequence[str], field: str) -> None:
-    """What stands behind a served name counts, not the name: a server can give any model any name."""
+    """What stands behind a served name counts, not the name: a server can give any model any name.
+
+    Letters in upper and lower case are the same: hubs and tools write one model's name in both, and who could give a model
+    the name of another but for its case could give it that very name.
+    """
     routes = getattr(backend, "routes", None)
     for each in [backend] if routes is None else [route.backend for route in routes]:
         name = str(getattr(each, "true_model", each.model))
-        if not any(fnmatchcase(name, pattern) for pattern in allow):
+        if not any(fnmatchcase(name.casefold(), pattern.casefold()) for pattern in allow):
             served = f" (served as '{each.model}')" if name != each.model else ""
             problem = f"the backend's model is '{name}'{served}, which is not on the list"
-            raise PolicyError(field, problem, mend="Serve a model that is on it, or add this one")
+            named_by = getattr(each, "named_by", "")
+            or_name = f", or say what it is called: {named_by}" if named_by else ""
+            raise PolicyError(field, problem, mend=f"Serve a model that is on it, or add this one{or_name}")

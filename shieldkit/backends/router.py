@@ -259,7 +259,8 @@ class Router:
                 not isinstance(error, _NotTaken) and tells_of_the_server(error) and not request.cancelled.is_set()
             )
             (breaker.failed if said_something else breaker.withdrawn)()
-            used = request.used(most, error)
+            used = request.used_now(most, error)
+            request.progress.attempted = request.used(most, error)
             raise
         else:
             breaker.succeeded()

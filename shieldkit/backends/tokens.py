@@ -14,7 +14,7 @@ from cachetools import LRUCache
 
 from shieldkit.backends.base import Piece
 from shieldkit.backends.inert import Inert
-from shieldkit.errors import BackendError, ConfigurationError, ModelFileError
+from shieldkit.errors import BackendError, MissingExtra, ModelFileError
 
 MAX_FILE_BYTES = 256_000_000
 CACHED_CHARS = 4096
@@ -124,9 +124,8 @@ class TokenizerFiles:
         file = given / "tokenizer.json" if given.is_dir() else given
         try:
             import tokenizers
-        except ImportError:
-            mend = "pip install 'shieldkit[openai]'"
-            raise ConfigurationError("tokenizer", "the tokenizers package is not installed", mend=mend) from None
+        except ImportError as error:
+            raise MissingExtra("tokenizers", "openai", name=error.name) from None
         try:
             tokenizer = tokenizers.Tokenizer.from_str(_text(file))
         except Exception as error:  # the library raises a plain Exception for what is no tokenizer

@@ -4,10 +4,14 @@ On the `openai` client, in an event loop of its own (`loop.py`), so that a call 
 server computes, and while the body drips in. Stopping closes the connection, and so ends the generation. What a server
 sends is bounded in time, size and kind before it is parsed; error bodies are not kept; redirects are not followed; an API
 key in the environment is for another server and not sent.
+
+`openai_compatible.py` speaks through it to servers. `wire/` among the adapters is something else: the same API seen from the
+other end, as the requests of clients and the answers to them.
 """
 
 from __future__ import annotations
 
+import contextvars
 import email.utils
 import json
 import os
@@ -17,6 +21,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+from shieldkit.backends.base import CompletionRequest
 from shieldkit.backends.loop import LoopThread
 from shieldkit.errors import (
     BackendBusy,
@@ -25,6 +30,7 @@ from shieldkit.errors import (
     BackendUnavailable,
     ConfigurationError,
     ContextExceeded,
+    MissingExtra,
 )
 
 T = TypeVar("T")
@@ -85,18 +91,23 @@ class Wire:
         """The JSON that the server answers to a post below its root."""
         return self._run(lambda: self._plain("POST", path, body), deadline)
 
-    def create(
-        self, path: str, body: Mapping[str, Any], *, deadline: float, cancelled: threading.Event, max_bytes: int
-    ) -> Any:
-        """The JSON of one completion, from `chat/completions` or `completions` through the client, or below the root."""
-        return self._run(lambda: self._created(path, body, max_bytes), deadline, cancelled)
+    def create(self, path: str, body: Mapping[str, Any], *, request: CompletionRequest, max_bytes: int) -> Any:
+        """The JSON of one completion, from `chat/completions` or `completions` through the client, or below the root.
+
+        While a connection is made, `request.progress` says that nothing was used.
+        """
+        sending = _Sending(request)
+        return self._run(lambda: self._created(path, body, max_bytes, sending), request.deadline, request.cancelled)
 
     def events(
-        self, path: str, body: Mapping[str, Any], *, deadline: float, cancelled: threading.Event, max_bytes: int
+        self, path: str, body: Mapping[str, Any], *, request: CompletionRequest, max_bytes: int
     ) -> Iterator[Any]:
-        """The JSON values of a streamed completion. Closing the iterator closes the connection."""
+        """The JSON values of a streamed completion. Closing the iterator closes the connection. As to progress see `create`."""
         self._open()
-        values = self._loop.iterate(lambda: self._streamed(path, body, max_bytes), deadline, cancelled)
+        sending = _Sending(request)
+        values = self._loop.iterate(
+            lambda: self._streamed(path, body, max_bytes, sending), request.deadline, request.cancelled
+        )
         try:
             yield from values
         except Exception as error:
@@ -123,14 +134,13 @@ class Wire:
     def _made(self) -> Any:
         try:
             import openai
-        except ImportError:
-            mend = "pip install 'shieldkit[openai]'"
-            raise ConfigurationError("backend", "the openai package is not installed", mend=mend) from None
+        except ImportError as error:
+            raise MissingExtra("the openai client", "openai", name=error.name) from None
         limits = _http(openai.DefaultAsyncHttpxClient).Limits(
             max_connections=1000, max_keepalive_connections=100, keepalive_expiry=KEEPALIVE_S
         )
         self._http = openai.DefaultAsyncHttpxClient(
-            follow_redirects=False, limits=limits, event_hooks={"response": [_judged]}
+            follow_redirects=False, limits=limits, event_hooks={"request": [_followed], "response": [_judged]}
         )
         # The empty ones are said, so that keys and ids that the environment holds for another server are not sent to this.
         return openai.AsyncOpenAI(
@@ -157,12 +167,16 @@ class Wire:
         async with self._opened(method, path, body) as response:
             return _parsed(await _read(response, self.max_response_bytes, _JSON))
 
-    async def _created(self, path: str, body: Mapping[str, Any], max_bytes: int) -> Any:
+    async def _created(self, path: str, body: Mapping[str, Any], max_bytes: int, sending: _Sending) -> Any:
+        _SENDING.set(sending)
         async with self._completing(path, body) as response:
             return _parsed(await _read(response, min(max_bytes, self.max_response_bytes), _JSON))
 
-    async def _streamed(self, path: str, body: Mapping[str, Any], max_bytes: int) -> AsyncIterator[Any]:
+    async def _streamed(
+        self, path: str, body: Mapping[str, Any], max_bytes: int, sending: _Sending
+    ) -> AsyncIterator[Any]:
         """Server-sent events, or a JSON value a line; each line and all of them together are bounded."""
+        _SENDING.set(sending)
         async with self._completing(path, body) as response:
             kind = _kind(response)
             if kind not in (_EVENTS, _LINES):
@@ -215,6 +229,44 @@ class Wire:
 def _http(client: type) -> Any:
     """The HTTP library below the openai client: httpx, or httpx2."""
     return __import__(client.__mro__[1].__module__.split(".")[0])
+
+
+# -- what was sent ----------------------------------------------------------------------------------------------------
+
+
+class _Sending:
+    """Follows a request to the server: as long as a connection is still being made, no model can have worked.
+
+    By the events of the HTTP library. Where it tells none, nothing is known, and what was held is charged.
+    """
+
+    def __init__(self, request: CompletionRequest) -> None:
+        self._request = request
+        self._held: tuple[int | None, int | None] | None = None
+        self._sent = False
+
+    async def event(self, name: str, _: Any) -> None:
+        """One step of the HTTP library, before it is done. Raises `BackendError` in place of sending what nobody waits for."""
+        progress = self._request.progress
+        if ".send_" in name and not self._sent:
+            self._sent = True
+            if self._held is not None:
+                # Whoever left while the connection was made has been told that it costs nothing.
+                if self._request.expired():
+                    raise BackendError("the caller is gone")
+                progress.output_tokens, progress.input_tokens = self._held
+        elif ".connect_" in name and not self._sent and self._held is None:
+            self._held = progress.output_tokens, progress.input_tokens
+            progress.input_tokens = progress.output_tokens = 0
+
+
+_SENDING: contextvars.ContextVar[_Sending | None] = contextvars.ContextVar("shieldkit_sending", default=None)
+
+
+async def _followed(request: Any) -> None:
+    sending = _SENDING.get()
+    if sending is not None:
+        request.extensions["trace"] = sending.event
 
 
 # -- what comes back -------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from examples.fastapi_app import app as example  # noqa: E402
-from shieldkit import Policy, Shield, guard  # noqa: E402
+from shieldkit import ConfigurationError, Policy, Shield, guard  # noqa: E402
 from shieldkit.adapters.asgi import Route, ShieldMiddleware, _strings  # noqa: E402
 from shieldkit.conversation import MAX_SEGMENTS  # noqa: E402
 
@@ -234,6 +234,39 @@ async def test_a_websocket_on_a_screened_route_is_closed() -> None:
 
     await app({"type": "websocket", "path": "/echo", "headers": []}, receive, send)
     assert sent == [{"type": "websocket.close", "code": 1008}]
+
+
+NOWHERE = (
+    "", "chat", "chat/*", "http://app/chat", "*", "/users/{id}", "/*/chat", "/chat*", "/chat?x=1", "/chat#x", "/caf%C3%A9",
+    "/cha\nt", b"/chat", None,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("path", NOWHERE)
+def test_a_path_that_no_request_can_have_is_an_error_when_it_is_named(path: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r'Route\.path.*"/chat"'):
+        Route(path)
+
+
+@pytest.mark.parametrize("path", ["/", "/*", "/chat", "/chat/", "/deep/*", "/café", "/a.b-c_d~e", "/100%"])
+def test_a_path_that_a_request_can_have_is_taken(path: str) -> None:
+    assert Route(path).matches(path.replace("*", "x"))
+
+
+@pytest.mark.parametrize("places", ["message", b"message", [b"message"], [None], 7, {"message": 1}])
+def test_places_that_are_no_list_of_names_are_an_error_when_they_are_named(places: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"Route\.input.*list"):
+        Route("/chat", input=places)
+    with pytest.raises(ConfigurationError, match=r"Route\.output.*list"):
+        Route("/chat", output=places)
+    with pytest.raises(ConfigurationError, match=r"Route\.input"):
+        Route("/chat", input=None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("routes", [[], (), ["/chat"], "/chat", Route("/chat"), None, [Route("/chat"), "/x"]])
+def test_a_middleware_that_would_judge_nothing_is_not_made(routes: Any) -> None:
+    with Shield("builtin:default") as shield, pytest.raises(ConfigurationError, match=r'routes.*Route\("/chat"\)'):
+        ShieldMiddleware(FastAPI(), shield, routes)
 
 
 json_values = st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: (

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 openai = pytest.importorskip("openai", reason="pip install 'shieldkit[openai]'")
 
 from shieldkit import ConfigurationError, Policy, Principal, Refused, Shield  # noqa: E402
-from shieldkit.adapters.openai import RefusedByShield, UnguardedError, guard  # noqa: E402
+from shieldkit.adapters.openai import RefusedByShield, UnguardedError, guard, guarded_client  # noqa: E402
 from shieldkit.budget import MemoryLedger  # noqa: E402
 from tests.scripted import Scripted, settled  # noqa: E402
 
@@ -128,7 +128,7 @@ def upstream() -> Iterator[Upstream]:
 def guarded(upstream: Upstream, policy: Policy = POLICY, *, backend: Any = None, **options: Any) -> Iterator[Any]:
     with Shield(policy, backend) as shield:
         client = openai.OpenAI(base_url=upstream.url, api_key="k", max_retries=0, _strict_response_validation=True)
-        yield guard(client, shield, **options)
+        yield guarded_client(client, shield, **options)
 
 
 def ask(text: str, **more: Any) -> dict[str, Any]:
@@ -278,7 +278,7 @@ def test_budgets_are_kept_for_whom_the_call_names(upstream: Upstream) -> None:
     with Shield(POLICY, ledger=ledger) as shield:
         base = openai.OpenAI(base_url=upstream.url, api_key="k", max_retries=0)
         current = contextvars.ContextVar[str]("user")
-        client = guard(base, shield, principal=lambda: Principal(tenant="t", user=current.get()))
+        client = guarded_client(base, shield, principal=lambda: Principal(tenant="t", user=current.get()))
 
         def used(user: str) -> int:
             return ledger.used(Principal(tenant="t", user=user).account("user"), 3600.0).total_tokens
@@ -302,7 +302,7 @@ def test_a_shield_with_a_backend_of_its_own_asks_that(upstream: Upstream) -> Non
 async def test_the_async_client_does_all_of_it_in_its_own_loop(upstream: Upstream) -> None:
     with Shield(POLICY.model_copy(update={"budget": type(POLICY.budget)()})) as shield:
         base = openai.AsyncOpenAI(base_url=upstream.url, api_key="k", max_retries=0, _strict_response_validation=True)
-        client = guard(base, shield)
+        client = guarded_client(base, shield)
         assert isinstance(client, openai.AsyncOpenAI)
         answers = await asyncio.gather(*(client.chat.completions.create(**ask(f"Hi {i}")) for i in range(20)))
         assert {a.choices[0].message.content for a in answers} == {"Paris."}
@@ -325,7 +325,7 @@ async def test_when_the_caller_leaves_the_connection_to_the_server_is_closed(ups
     upstream.answer = None
     ledger, policy = MemoryLedger(), POLICY
     with Shield(policy, ledger=ledger) as shield:
-        client = guard(openai.AsyncOpenAI(base_url=upstream.url, api_key="k", max_retries=0), shield)
+        client = guarded_client(openai.AsyncOpenAI(base_url=upstream.url, api_key="k", max_retries=0), shield)
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(client.chat.completions.create(**ask("Hi")), 0.4)
         assert await asyncio.to_thread(upstream.hung_up.wait, 5)
@@ -368,7 +368,7 @@ def test_who_leaves_a_stream_pays_for_its_reasoning_too(upstream: Upstream, thou
     """)
     ledger = MemoryLedger()
     with Shield(policy, ledger=ledger) as shield:
-        client = guard(openai.OpenAI(base_url=upstream.url, api_key="k", max_retries=0), shield)
+        client = guarded_client(openai.OpenAI(base_url=upstream.url, api_key="k", max_retries=0), shield)
         stream = client.chat.completions.create(**ask("Hi", stream=True))
         next(iter(stream))
         stream.close()
@@ -384,12 +384,16 @@ def test_a_stream_of_reasoning_that_does_not_end_is_ended(upstream: Upstream) ->
         list(client.chat.completions.create(**ask("Hi", stream=True)))
 
 
+def test_both_names_of_the_guarded_client_are_one() -> None:
+    assert guard is guarded_client
+
+
 def test_a_client_of_another_kind_is_refused() -> None:
     with Shield(POLICY) as shield, pytest.raises(ConfigurationError, match="neither OpenAI nor AsyncOpenAI"):
-        guard(object(), shield)  # type: ignore[type-var]
+        guarded_client(object(), shield)  # type: ignore[type-var]
 
 
 def test_a_misspelt_word_is_an_error_when_it_is_given() -> None:
     word: Any = "rais"
     with Shield(POLICY) as shield, pytest.raises(ConfigurationError, match="on_refusal"):
-        guard(openai.OpenAI(api_key="x"), shield, on_refusal=word)
+        guarded_client(openai.OpenAI(api_key="x"), shield, on_refusal=word)

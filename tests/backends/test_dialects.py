@@ -349,7 +349,9 @@ def test_a_model_that_is_not_clear_is_an_error_that_names_those_there_are(served
         pass
 
 
-@pytest.mark.parametrize(("allow", "passes"), [(["m"], False), (["org/*"], True), (["m", "org/other"], True)])
+@pytest.mark.parametrize(("allow", "passes"), [
+    (["m"], False), (["org/*"], True), (["m", "org/other"], True), (["ORG/Oth*"], True), (["ORG/Others"], False),
+])  # fmt: skip
 def test_a_model_behind_a_name_must_be_on_the_policys_list(allow: list[str], passes: bool) -> None:
     policy = Policy.from_dict({"name": "t", "model": {"allow": allow}, "guards": {"markers": {}}})
     with an_ollama(says(ollama())) as (_, backend):

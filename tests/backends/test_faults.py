@@ -10,14 +10,17 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from shieldkit import BackendError, CallOptions, Policy, Principal, Shield
+from shieldkit import BackendError, CallOptions, Policy, Principal, Shield, Usage
 from shieldkit.backends import CompletionRequest, OpenAICompatible
+from shieldkit.backends.wire import KEEPALIVE_S, _Sending
 from shieldkit.budget import MemoryLedger
 from shieldkit.conversation import Conversation
 from shieldkit.errors import BackendBusy, BackendTimeout, ConfigurationError, ContextExceeded
+from shieldkit.policy.model import StreamingSettings
 from tests.scripted import settled
 from tests.upstream import Exchange, Handler, Upstream, answer, says, upstream
 
@@ -40,9 +43,9 @@ POLICY, PATIENT = policy(TIMEOUT_S), policy(30.0)
 class Guarded:
     """A shield before a server, and what its ledger says."""
 
-    def __init__(self, server: Upstream, rules: Policy = PATIENT) -> None:
+    def __init__(self, server: Upstream, rules: Policy = PATIENT, **options: Any) -> None:
         self.ledger = MemoryLedger()
-        self.backend = OpenAICompatible(f"{server.url}/v1", dialect="plain")
+        self.backend = OpenAICompatible(f"{server.url}/v1", dialect="plain", **options)
         self.shield = Shield(rules, self.backend, ledger=self.ledger)
 
     @property
@@ -179,6 +182,77 @@ def test_a_server_that_is_not_there_is_an_error_at_start_up_and_in_a_call() -> N
     it.close()
     with pytest.raises(ConfigurationError, match="base_url"):
         Shield(POLICY, OpenAICompatible(f"{server.url}/v1"))
+
+
+@contextlib.contextmanager
+def connects_to_nobody(rules: Policy, **options: Any) -> Iterator[Guarded]:
+    """A shield whose server was there at start-up, and then accepts no connection: its line is full."""
+    with upstream(says(answer())) as server:
+        it = Guarded(server, rules, **options)
+    port = int(server.url.rpartition(":")[2])
+    with contextlib.ExitStack() as closing:
+        closing.callback(it.close)
+        listening = closing.enter_context(socket.socket())
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(("127.0.0.1", port))
+        listening.listen(0)
+        for _ in range(4):
+            waiting = closing.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(("127.0.0.1", port))
+        time.sleep(KEEPALIVE_S + 0.1)  # connections from start-up are not used again
+        yield it
+
+
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize(
+    ("rules", "options", "words"),
+    [(PATIENT, {"connect_timeout_s": 0.3}, "reached in time"), (POLICY, {}, "no answer within")],
+    ids=["connecting has its time", "the call has its time"],
+)
+def test_a_connection_that_is_never_made_costs_nothing(
+    rules: Policy, options: dict[str, Any], words: str, streams: bool
+) -> None:
+    rules = rules.model_copy(update={"streaming": StreamingSettings(mode="windowed")}) if streams else rules
+    with connects_to_nobody(rules, **options) as it:
+        with pytest.raises(BackendTimeout, match=words):
+            list(it.shield.stream("hello", principal=WHO)) if streams else it.shield.invoke("hello", principal=WHO)
+        assert settled(it.ledger)
+        assert it.used == 0
+
+
+async def test_who_leaves_while_a_connection_is_made_pays_nothing() -> None:
+    with connects_to_nobody(PATIENT) as it:
+        task = asyncio.create_task(it.shield.ainvoke("hello", principal=WHO))
+        await asyncio.sleep(0.5)
+        assert it.used > 0
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await asyncio.to_thread(settled, it.ledger)
+        assert it.used == 0
+
+
+async def test_who_was_told_that_it_costs_nothing_has_nothing_sent() -> None:
+    request = CompletionRequest(Conversation.of("hi"), 5)
+    sending = _Sending(request)
+    await sending.event("connection.connect_tcp.started", {})
+    assert request.used(Usage(7, 5)) == Usage()
+    request.cancelled.set()
+    with pytest.raises(BackendError, match="gone"):
+        await sending.event("http11.send_request_headers.started", {})
+    assert request.used(Usage(7, 5)) == Usage()
+
+
+async def test_from_the_first_byte_that_is_sent_the_whole_is_held() -> None:
+    request = CompletionRequest(Conversation.of("hi"), 5)
+    sending = _Sending(request)
+    for event in ("connect_tcp.started", "connect_tcp.complete", "start_tls.started"):
+        await sending.event(f"connection.{event}", {})
+        assert request.used(Usage(7, 5)) == Usage()
+    for event in ("http11.send_request_headers.started", "connection.connect_tcp.started"):
+        await sending.event(event, {})
+        assert request.used(Usage(7, 5)) == Usage(7, 5)
 
 
 @pytest.mark.parametrize(("header", "least", "most"), [("7", 7, 7), ("0.5", 0.5, 0.5), ("99999999", 3600, 3600),

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from shieldkit import ConfigurationError, ModelFileError, Segment, Shield
+from shieldkit import ConfigurationError, ModelFileError, PolicyError, Segment, Shield
 from shieldkit.backends import LlamaCpp, Piece
 from shieldkit.backends.base import Backend, Completion, CompletionRequest, PromptBackend, StreamingBackend
 from shieldkit.backends.llama_cpp import _Ends
@@ -82,6 +82,18 @@ def test_the_stock_chat_call_does_make_control_tokens_of_the_same_text(smollm2: 
     assert sum(t in smollm2.control_ids for t in stock) == 4
     plain = controls(smollm2, Conversation.of("hi"))
     assert controls(smollm2, Conversation.of(attack)) == plain
+
+
+def test_a_files_own_name_is_held_against_the_list_and_can_be_said_otherwise(smollm2: LlamaCpp) -> None:
+    def allowing(name: str) -> Policy:
+        return Policy.from_dict({"name": "t", "model": {"allow": [name]}, "guards": {"markers": {}}})
+
+    Shield(allowing("SmolLM2*"), smollm2).close()  # it is 'Smollm2 135M …'
+    with pytest.raises(PolicyError, match=r"model\.allow.*Smollm2 135M.*LlamaCpp\(model=…\)"):
+        Shield(allowing("house-model"), smollm2)
+    named = LlamaCpp(smollm2.path, model="house-model", threads=1)
+    Shield(allowing("house-model"), named).close()
+    named.close()
 
 
 def test_it_answers_and_counts_what_it_sends(smollm2: LlamaCpp) -> None:

@@ -464,6 +464,25 @@ def test_an_attempt_that_is_late_or_left_is_paid_for(how: str) -> None:
     assert ledger.used("route:a", 3600) == Usage(2, 8)
 
 
+@pytest.mark.parametrize("last", [DOWN, BackendError("HTTP 400")])
+def test_where_no_route_answers_the_attempt_that_cost_most_is_charged(last: Any) -> None:
+    def works(request: CompletionRequest) -> str:
+        time.sleep(0.1)
+        request.progress.input_tokens, request.progress.output_tokens = 2, 5
+        raise BackendTimeout("late")
+
+    who, ledger = Principal(user="u"), MemoryLedger()
+    rules = policy(budget="{limits: [{scope: user, window: 1h, total_tokens: 9000}]}")
+    limits = (RouteLimit(3600, total_tokens=9000),)
+    made = router(
+        Route(backend(works), name="a", attempts=1), Route(backend(last), name="b", limits=limits, attempts=1)
+    )
+    with Shield(rules, made, ledger=ledger) as shield, pytest.raises(BackendError):
+        shield.invoke("hello", principal=who)
+    assert ledger.used(who.account("user"), 3600) == Usage(2, 5)
+    assert made._ledger.used("route:b", 3600) == Usage()
+
+
 # -- streams -------------------------------------------------------------------------------------------------------
 
 
