@@ -4,6 +4,7 @@
     ├── ConfigurationError      wrong at start-up: names the field, the value and the mend
     │   ├── PolicyError         a policy that does not parse, or asks for what cannot be
     │   ├── ModelFileError      a model or data file is missing, or its digest does not match
+    │   ├── MissingExtra        a package that an extra brings is not installed; an `ImportError` too
     │   └── SelfTestError       a model is loaded, but does not tell known texts apart
     ├── InvalidConversation     messages that cannot be read as a conversation
     ├── GuardError              a guard failed; the chain turns it into a verdict, callers see it
@@ -54,6 +55,18 @@ class ModelFileError(ConfigurationError):
 
 class SelfTestError(ConfigurationError):
     """A loaded model does not tell the known good from the known bad texts."""
+
+
+class MissingExtra(ConfigurationError, ImportError):
+    """A package that an extra of shieldkit brings is not installed. `name` is the module that was not found.
+
+    An `ImportError` too: whoever tries an import, and does without, catches it as any other.
+    """
+
+    def __init__(self, what: str, extra: str, *, name: str | None = None) -> None:
+        super().__init__(what, "is not installed", mend=f"Install it: pip install 'shieldkit[{extra}]'")
+        self.name = name
+        self.extra = extra
 
 
 class InvalidConversation(ShieldError):
