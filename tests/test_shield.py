@@ -783,7 +783,7 @@ def test_only_what_is_judged_is_told_as_unreadable(since: int) -> None:
 def test_a_stream_is_one_event_when_all_gates_have_passed() -> None:
     with Shield(policy(), Scripted("fine"), guards=[word_guard()]) as shield:
         events = list(shield.stream("q"))
-        assert [(e.text, e.reply.text if e.reply else None) for e in events] == [("fine", "fine")]
+        assert [(e.text, e.reply.text if e.reply is not None else None) for e in events] == [("fine", "fine")]
         refused = list(shield.stream("forbidden"))
         assert [e.text for e in refused] == [""]
         assert refused[0].reply is not None
