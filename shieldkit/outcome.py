@@ -1,17 +1,19 @@
 """What comes out: findings, verdicts, and the one reply (or screening) that holds them.
 
-All of it is frozen, and none of it holds text of the user but `Reply.text` and `Reply.data`. Offsets are characters
-into the *original* text of the segment they name, whatever folding or decoding a guard did to find something there.
+All of it is frozen, and none of it holds text of the user but `Reply.text`, `data` and `message`, `Screening.text` and
+`conversation`, and `Verdict.error` where that was asked for. Offsets are characters into the *original* text of the segment they
+name, whatever folding or decoding a guard did to find something there.
 """
 
 from __future__ import annotations
 
+import difflib
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from shieldkit.errors import Refused
+from shieldkit.errors import ConfigurationError, Refused
 
 if TYPE_CHECKING:
     from shieldkit.conversation import Conversation
@@ -22,6 +24,16 @@ class Stage(enum.StrEnum):
 
     INPUT = "input"
     OUTPUT = "output"
+
+
+def stage_of(value: Stage | str, field_name: str = "stage") -> Stage:
+    """The stage that a caller means. Raises `ConfigurationError`."""
+    try:
+        return Stage(value)
+    except ValueError:
+        near = difflib.get_close_matches(value, [*Stage], n=1) if isinstance(value, str) else []
+        mend = f"Did you mean '{near[0]}'?" if near else "Use 'input' or 'output'"
+        raise ConfigurationError(field_name, f"{value!r:.60} is not a stage", mend=mend) from None
 
 
 class Action(enum.StrEnum):
@@ -115,6 +127,9 @@ class Verdict:
 
     `action` is what was done; `would` is what enforcement would have done (they differ in monitor mode only). `rule`
     is the rule that decided, `guard.rule`; empty when nothing was found. `reason` never quotes text.
+
+    `error` is what a guard failed with, traceback and all, and None unless the variable `SHIELDKIT_DEBUG` is set: its text,
+    and what its frames hold, may be content. It is in no other form of the verdict.
     """
 
     guard: str
@@ -129,6 +144,7 @@ class Verdict:
     findings: tuple[Finding, ...] = ()
     unread: tuple[str, ...] = ()
     duration_s: float = 0.0
+    error: BaseException | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """The verdict as plain JSON."""

@@ -27,7 +27,7 @@ from shieldkit.conversation import Conversation, MessageLike
 from shieldkit.driving import Done, Flow, Steps, adrive, arun, drive, run
 from shieldkit.errors import ConfigurationError, PolicyError
 from shieldkit.guards import BUILDERS, Resources, from_entry_point
-from shieldkit.guards.base import Guard
+from shieldkit.guards.base import Guard, check_plain
 from shieldkit.outcome import Action, Reply, Screening, Stage, StreamEvent
 from shieldkit.policy import Policy
 from shieldkit.policy.model import BUILT_IN, ContextSettings, GuardSettings
@@ -298,13 +298,14 @@ def _check_gate(schema: Any, policy: Policy) -> None:
 
 
 def _check_link(link: Link) -> None:
-    """Refuse what cannot work: a guard that never runs, a redaction without places, a rule that the guard does not have."""
+    """Refuse what cannot work: a guard that never runs or answers, a redaction without places, a rule that it does not have."""
     name, settings = link.guard.name, link.settings
     if not link.guard.stages or not frozenset(Stage).issuperset(link.guard.stages):
         problem = "its stages are not one or both of 'input' and 'output', so that it would not run"
         raise ConfigurationError(
             f"guard '{name}'", problem, mend="Give it, for example, stages = frozenset({Stage.OUTPUT})"
         )
+    check_plain(name, link.guard.check)
     actions = {settings.action, *(r.action for r in settings.rules.values())}
     if Action.REDACT in actions and not getattr(link.guard, "locates", False):
         problem = "'redact' cannot work: this guard does not say exactly where a finding stands"

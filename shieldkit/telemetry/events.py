@@ -8,6 +8,7 @@ an event goes somewhere.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from functools import lru_cache
 from typing import Any
@@ -18,12 +19,26 @@ _METHODS = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warn
 
 
 def emit(level: int, event: str, **fields: Any) -> None:
-    """One event, at DEBUG, INFO or WARNING. `fields` are names, numbers and ids of traces, never text of user or model."""
+    """One event, at DEBUG, INFO or WARNING. `fields` are names, numbers and ids of traces, never text of user or model.
+
+    An error is among them only by way of `told`.
+    """
     structlog = sys.modules.get("structlog")
     if structlog is not None and structlog.is_configured():
         getattr(structlog.get_logger("shieldkit"), _METHODS[level])(event, **fields)
     elif _standard.isEnabledFor(level):
         getattr(_through_structlog(), _METHODS[level])(event, **fields)
+
+
+def told(event: str, error: Exception, **fields: Any) -> Exception | None:
+    """What code of the application's own failed with: logged with its traceback, and given back to be kept.
+
+    Only where the variable `SHIELDKIT_DEBUG` is set, or else nothing: its text may quote content, and its frames hold it.
+    """
+    if not os.environ.get("SHIELDKIT_DEBUG"):
+        return None
+    emit(logging.WARNING, event, **fields, exc_info=error)
+    return error
 
 
 @lru_cache(maxsize=1)
