@@ -148,7 +148,7 @@ class Conversation:
         if isinstance(messages, Conversation):
             return messages
         # A LangChain message is a pydantic model, and these are iterable.
-        one = isinstance(messages, (str, Segment, Mapping)) or hasattr(messages, "content")
+        one = isinstance(messages, (str, bytes, bytearray, Segment, Mapping)) or hasattr(messages, "content")
         single = one or not isinstance(messages, Iterable)
         builder = _Builder()
         for item in [messages] if single else messages:  # type: ignore[union-attr]
@@ -264,6 +264,8 @@ class _Builder:
 
     def add(self, item: MessageLike) -> None:
         path, first = f"messages[{len(self.messages)}]", len(self.segments)
+        if isinstance(item, (bytes, bytearray)):
+            raise InvalidConversation(path, "is bytes, not text", mend="Decode them: data.decode()")
         if isinstance(item, str):
             item = Segment(item)
         if isinstance(item, Segment):

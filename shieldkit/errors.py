@@ -16,7 +16,7 @@
     │   ├── BackendUnavailable  … because of something that may pass: no connection, a failure of its own
     │   └── ContextExceeded     … because prompt and answer do not fit its context
     ├── LedgerError             the budget ledger could not answer; treated as "no budget left"
-    ├── Overloaded              too many calls under way, or too many that hang
+    ├── Overloaded              too many calls under way, or too many that hang; or the shield is closed
     └── Refused                 a refusal, when `Reply.raise_for_refusal()` asked for an exception
 
 A refusal is a value (`Reply.refusal`), not an exception, unless it is asked for.
@@ -119,7 +119,7 @@ class LedgerError(ShieldError):
 
 
 class Overloaded(ShieldError):
-    """Too many calls are under way, or too many earlier ones hang; this one was not begun."""
+    """Too many calls are under way, too many earlier ones hang, or the shield is closed; this one was not begun."""
 
 
 class Refused(ShieldError):

@@ -150,7 +150,7 @@ class FunctionGuard:
         """Run the function; what it yields are the findings."""
         result = self.function(inspection)
         if isinstance(result, Report) or not isinstance(result or (), Iterable):
-            return result  # type: ignore[return-value]  # `checked` says what it is
+            return result  # `checked` says what it is
         return Report(tuple(result or ()))
 
 
