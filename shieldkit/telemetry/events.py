@@ -10,12 +10,15 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import MutableMapping
 from functools import lru_cache
 from typing import Any
 
 _standard = logging.getLogger("shieldkit")
 # By name, not `log(level, …)`: structlog's generic loggers have the methods, and read a level as the event.
 _METHODS = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warning"}
+
+_UNSAID = ("event", "exc_info")
 
 
 def emit(level: int, event: str, **fields: Any) -> None:
@@ -41,13 +44,24 @@ def told(event: str, error: Exception, **fields: Any) -> Exception | None:
     return error
 
 
+def _spelled_out(_: Any, __: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """The fields in the message too: most formats of the standard library leave out what is beside it (`extra`)."""
+    said = (f"{name}={_word(value)}" for name, value in fields.items() if name not in _UNSAID and value != "")
+    return {**fields, "event": " ".join((fields["event"], *said)), "event_name": fields["event"]}
+
+
+def _word(value: Any) -> str:
+    text = str(value)
+    return text if text.isprintable() and " " not in text else repr(text)
+
+
 @lru_cache(maxsize=1)
 def _through_structlog() -> Any:
     import structlog
 
     return structlog.wrap_logger(
         _standard,
-        processors=[structlog.stdlib.filter_by_level, structlog.stdlib.render_to_log_kwargs],
+        processors=[structlog.stdlib.filter_by_level, _spelled_out, structlog.stdlib.render_to_log_kwargs],
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
