@@ -148,7 +148,7 @@ class Conversation:
         if isinstance(messages, Conversation):
             return messages
         # A LangChain message is a pydantic model, and these are iterable.
-        one = isinstance(messages, (str, Segment, Mapping)) or hasattr(messages, "content")
+        one = isinstance(messages, (str, bytes, bytearray, Segment, Mapping)) or hasattr(messages, "content")
         single = one or not isinstance(messages, Iterable)
         builder = _Builder()
         for item in [messages] if single else messages:  # type: ignore[union-attr]
@@ -264,6 +264,8 @@ class _Builder:
 
     def add(self, item: MessageLike) -> None:
         path, first = f"messages[{len(self.messages)}]", len(self.segments)
+        if isinstance(item, (bytes, bytearray)):
+            raise InvalidConversation(path, "is bytes, not text", mend="Decode them: data.decode()")
         if isinstance(item, str):
             item = Segment(item)
         if isinstance(item, Segment):
@@ -274,6 +276,7 @@ class _Builder:
         else:
             wire = _as_mapping(item, path)
             role = _role(wire.get("role"), f"{path}.role")
+            _check_content(wire, role, path)
             self.current = Segment("", role)
             kind = Kind.TOOL_RESULT if role is Role.TOOL else Kind.TEXT
             body = {k: v for k, v in wire.items() if k != "role" and v is not None}
@@ -340,6 +343,29 @@ _WIRE_KEYS = _NAMES | {
     "tool_calls", "function_call", "reasoning_content", "audio", "annotations", "tool_call_chunks",
     "invalid_tool_calls", "additional_kwargs",
 }  # fmt: skip
+
+
+_BESIDE_CONTENT = frozenset({
+    "tool_calls", "function_call", "tool_call_chunks", "invalid_tool_calls", "reasoning", "reasoning_content",
+    "thinking", "refusal",
+})  # fmt: skip
+_MISNAMED = ("text", "contents", "parts", "message", "prompt")
+
+
+def _check_content(wire: Mapping[str, Any], role: Role, path: str) -> None:
+    """A message says something: what is under another name would be read, and nothing of it answered.
+
+    An assistant may have said nothing, or called tools instead, and a tool may have answered with nothing: `content` is null.
+    """
+    if wire.get("content") is not None or _has_media(wire):
+        return
+    if role is Role.ASSISTANT and any(wire.get(name) for name in _BESIDE_CONTENT):
+        return
+    if role in (Role.ASSISTANT, Role.TOOL) and "content" in wire:
+        return
+    near = next((name for name in _MISNAMED if wire.get(name) is not None), None)
+    hint = f"it has '{near}': rename that" if near else "for a message without text give ''"
+    raise InvalidConversation(f"{path}.content", "is missing", mend=f"Give {{'role': …, 'content': …}}; {hint}")
 
 
 def _as_mapping(item: Any, path: str) -> Mapping[str, Any]:

@@ -3,9 +3,9 @@
 The chain is a generator that yields a `Step` for whatever takes time (a guard, a model, a token count) and is resumed
 with its result. It may also yield an `Emit`: that event leaves at once. `run` drives a chain for a
 synchronous caller, `arun` for an asynchronous one; the logic exists once. `drive` and `adrive` are for a chain of which
-only the outcome matters. Calls run on worker threads with a time limit, so a sync call inside a running event loop works,
-and an async call never blocks its loop. A call that cannot hang may stay in the thread of a synchronous caller, who
-would wait for it anyway. The pattern is httpx's `auth_flow`.
+only the outcome matters. Calls run on worker threads with a time limit, so a sync call inside a running event loop works
+(and blocks it), and an async call never blocks its loop. A call that cannot hang may stay in the thread of a synchronous
+caller, who would wait for it anyway. The pattern is httpx's `auth_flow`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every error that shieldkit raises, in one tree.
+"""Every error that the core raises, in one tree.
 
     ShieldError
     ├── ConfigurationError      wrong at start-up: names the field, the value and the mend
@@ -7,6 +7,7 @@
     │   ├── MissingExtra        a package that an extra brings is not installed; an `ImportError` too
     │   └── SelfTestError       a model is loaded, but does not tell known texts apart
     ├── InvalidConversation     messages that cannot be read as a conversation
+    ├── NotConforming           data that a `SchemaGate` was asked about does not conform; in `shieldkit.schema`
     ├── GuardError              a guard failed; the chain turns it into a verdict, callers see it
     │   ├── GuardTimeout        … it did not answer within its `timeout`
     │   └── GuardProtocolError  … it answered with something that is not a report
@@ -16,10 +17,11 @@
     │   ├── BackendUnavailable  … because of something that may pass: no connection, a failure of its own
     │   └── ContextExceeded     … because prompt and answer do not fit its context
     ├── LedgerError             the budget ledger could not answer; treated as "no budget left"
-    ├── Overloaded              too many calls under way, or too many that hang
+    ├── Overloaded              too many calls under way, or too many that hang; or the shield is closed
     └── Refused                 a refusal, when `Reply.raise_for_refusal()` asked for an exception
 
 A refusal is a value (`Reply.refusal`), not an exception, unless it is asked for.
+A reply or a screening that is used as a truth value is a `TypeError`. Adapters raise the errors of what they adapt, too.
 No message in this tree carries text of the user or of the model.
 """
 
@@ -119,7 +121,7 @@ class LedgerError(ShieldError):
 
 
 class Overloaded(ShieldError):
-    """Too many calls are under way, or too many earlier ones hang; this one was not begun."""
+    """Too many calls are under way, too many earlier ones hang, or the shield is closed; this one was not begun."""
 
 
 class Refused(ShieldError):

@@ -1,17 +1,19 @@
 """What comes out: findings, verdicts, and the one reply (or screening) that holds them.
 
-All of it is frozen, and none of it holds text of the user but `Reply.text` and `Reply.data`. Offsets are characters
-into the *original* text of the segment they name, whatever folding or decoding a guard did to find something there.
+All of it is frozen, and none of it holds text of the user but `Reply.text`, `data` and `message`, `Screening.text` and
+`conversation`, and `Verdict.error` where that was asked for. Offsets are characters into the *original* text of the segment they
+name, whatever folding or decoding a guard did to find something there.
 """
 
 from __future__ import annotations
 
+import difflib
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from shieldkit.errors import Refused
+from shieldkit.errors import ConfigurationError, Refused
 
 if TYPE_CHECKING:
     from shieldkit.conversation import Conversation
@@ -22,6 +24,16 @@ class Stage(enum.StrEnum):
 
     INPUT = "input"
     OUTPUT = "output"
+
+
+def stage_of(value: Stage | str, field_name: str = "stage") -> Stage:
+    """The stage that a caller means. Raises `ConfigurationError`."""
+    try:
+        return Stage(value)
+    except ValueError:
+        near = difflib.get_close_matches(value, [*Stage], n=1) if isinstance(value, str) else []
+        mend = f"Did you mean '{near[0]}'?" if near else "Use 'input' or 'output'"
+        raise ConfigurationError(field_name, f"{value!r:.60} is not a stage", mend=mend) from None
 
 
 class Action(enum.StrEnum):
@@ -115,6 +127,9 @@ class Verdict:
 
     `action` is what was done; `would` is what enforcement would have done (they differ in monitor mode only). `rule`
     is the rule that decided, `guard.rule`; empty when nothing was found. `reason` never quotes text.
+
+    `error` is what a guard failed with, traceback and all, and None unless the variable `SHIELDKIT_DEBUG` is set: its text,
+    and what its frames hold, may be content. It is in no other form of the verdict.
     """
 
     guard: str
@@ -129,6 +144,7 @@ class Verdict:
     findings: tuple[Finding, ...] = ()
     unread: tuple[str, ...] = ()
     duration_s: float = 0.0
+    error: BaseException | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """The verdict as plain JSON."""
@@ -148,6 +164,10 @@ class Refusal:
     rule: str
     stage: Stage
     message: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The refusal as plain JSON."""
+        return {"guard": self.guard, "rule": self.rule, "stage": self.stage.value, "message": self.message}
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,9 +193,10 @@ def worst(verdicts: tuple[Verdict, ...]) -> Action:
 
 @dataclass(frozen=True, slots=True)
 class Screening:
-    """The outcome of screening text without calling a model.
+    """The outcome of screening text without calling a model. Has no truth value: ask `allowed` or `refused`.
 
-    `conversation` is what may go on: what was screened, with the policy's redactions. It is None in a refusal.
+    `text` and `conversation` are what may go on: what was screened, with the policy's redactions. They are None in a
+    refusal.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -193,12 +214,20 @@ class Screening:
 
     @property
     def allowed(self) -> bool:
-        """Whether nothing blocks this text (it may be flagged, or have to be redacted)."""
+        """Whether nothing blocks this text. It may be flagged, or redacted: go on with `text`, not with what was given."""
         return self.refusal is None and not self.action.stops
 
     @property
+    def refused(self) -> bool:
+        """Whether this is a refusal: not `allowed`."""
+        return not self.allowed
+
+    @property
     def score(self) -> float:
-        """The injection detector's score, 0..1, comparable across inputs; 0 when it is not in the chain."""
+        """The injection detector's score alone, 0..1, comparable across inputs; 0 when it is not in the chain.
+
+        No measure of the outcome: what another guard blocks has a score of 0 here. Each guard's own is in `verdicts`.
+        """
         return max((v.score for v in self.verdicts if v.guard == "injection"), default=0.0)
 
     @property
@@ -214,15 +243,25 @@ class Screening:
     def to_dict(self) -> dict[str, Any]:
         """The screening as plain JSON, without any text."""
         return {
-            "action": self.action.value, "score": round(self.score, 6), "stage": self.stage.value,
-            "policy": self.policy, "verdicts": [v.to_dict() for v in self.verdicts],
+            **_told(self), "score": round(self.score, 6), "stage": self.stage.value,
+            "verdicts": [v.to_dict() for v in self.verdicts],
         }  # fmt: skip
+
+    def raise_for_refusal(self) -> Screening:
+        """This screening, or `Refused` when it is a refusal; its `reply` has the same verdicts."""
+        if self.refused:
+            raise Refused(Reply(self.verdicts, refusal=self.refusal, trace_id=self.trace_id, policy=self.policy))
+        return self
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError("a Screening is neither true nor false: ask for `.allowed` or `.refused`")
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
     """The outcome of a guarded call: an answer that kept every rule of the policy, or a refusal that names the rule.
 
+    Has no truth value: ask `refused`.
     `text` and `data` are None in a refusal. `message` is the assistant's message in the wire form, with its tool calls.
     `backend` says what the engine used (model, context size, GPU layers).
     """
@@ -253,11 +292,28 @@ class Reply:
         """All findings of both stages, in the order of the chain."""
         return tuple(f for v in self.verdicts for f in v.findings)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The reply as plain JSON, for logs: without `text`, `data` and `message`."""
+        usage = {"input_tokens": self.usage.input_tokens, "output_tokens": self.usage.output_tokens}
+        return {**_told(self), "usage": usage, "verdicts": [v.to_dict() for v in self.verdicts]}
+
     def raise_for_refusal(self) -> Reply:
         """This reply, or `Refused` when it is a refusal."""
         if self.refusal is not None:
             raise Refused(self)
         return self
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError("a Reply is neither true nor false: ask for `.refused`, or whether it `is not None`")
+
+
+def _told(outcome: Screening | Reply) -> dict[str, Any]:
+    """What screenings and replies say alike."""
+    refusal = outcome.refusal.to_dict() if outcome.refusal is not None else None
+    return {
+        "action": outcome.action.value, "refused": outcome.refused, "refusal": refusal, "policy": outcome.policy,
+        "trace_id": outcome.trace_id,
+    }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

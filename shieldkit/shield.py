@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from shieldkit.arguments import check_backend, check_call, guards_of, policy_of
 from shieldkit.backends.base import Backend, CallOptions, PromptBackend
 from shieldkit.backends.opening import check_context, open_backend
 from shieldkit.backends.routes import allowed_by
@@ -25,10 +26,10 @@ from shieldkit.chain import Chain, Link
 from shieldkit.chain.streaming import withheld_by
 from shieldkit.conversation import Conversation, MessageLike
 from shieldkit.driving import Done, Flow, Steps, adrive, arun, drive, run
-from shieldkit.errors import ConfigurationError, PolicyError
+from shieldkit.errors import ConfigurationError, Overloaded, PolicyError
 from shieldkit.guards import BUILDERS, Resources, from_entry_point
-from shieldkit.guards.base import Guard
-from shieldkit.outcome import Action, Reply, Screening, Stage, StreamEvent
+from shieldkit.guards.base import Guard, check_plain
+from shieldkit.outcome import Action, Reply, Screening, Stage, StreamEvent, stage_of
 from shieldkit.policy import Policy
 from shieldkit.policy.model import BUILT_IN, ContextSettings, GuardSettings
 from shieldkit.schema import SchemaGate, compile_schema
@@ -76,8 +77,10 @@ class Shield:
         tracer_provider: Any = None,
         meter_provider: Any = None,
     ) -> None:
-        self.policy = policy if isinstance(policy, Policy) else Policy.load(policy)
+        self.policy, guards = policy_of(policy), guards_of(guards)
         self.backend = backend
+        if backend is not None:
+            check_backend(backend)
         if type(max_calls) is not int or max_calls < 1:
             raise ConfigurationError("max_calls", f"{max_calls!r:.60} is not a number of calls", mend="Give 1 or more")
         sizes = {"guard": 32, "count": 32, "model": max_calls, "person": 32}
@@ -108,12 +111,13 @@ class Shield:
 
     def invoke(self, messages: Messages, *, principal: Principal | None = None, schema: Any = None,
                options: CallOptions | None = None) -> Reply:  # fmt: skip
-        """Ask the model, guarded. Works in plain code and inside a running event loop.
+        """Ask the model, guarded. Inside a running event loop it works, and blocks the loop: use `ainvoke` there.
 
         `messages`: a string, a message (dict, `Segment`, LangChain message), or a list of them. `schema`: a pydantic
         model, a JSON Schema or a type that the answer must conform to; `reply.data` then holds the value. `options`:
         tools, temperature and the like, within the policy's caps.
-        A refusal is a value (`reply.refused`). Raises `InvalidConversation` and `BackendError`.
+        A refusal is a value (`reply.refused`). Raises `InvalidConversation`, `BackendError`, and `Overloaded` where too many
+        calls are under way or the shield is closed.
         """
         return drive(self._invocation(messages, principal, schema, options, "invoke"), self._lanes)
 
@@ -183,6 +187,7 @@ class Shield:
         Guards that were made for this shield's own model (its control tokens, rails that ask it) stay as they are.
         Raises `ConfigurationError` when the policy claims more context than the model has.
         """
+        check_backend(backend)
         open_backend(backend, self.policy)
         made = copy.copy(self)
         made.backend, made._owned, made._own_ledger, made._is_view = backend, {}, None, True
@@ -199,10 +204,18 @@ class Shield:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    async def __aenter__(self) -> Shield:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
     def guards(self, tenant: str | None = None, stage: Stage | str | None = None) -> tuple[str, ...]:
         """The names of the guards in the chain, in order; in a tenant's own where it has one. Of one stage, or of both."""
         return tuple(
-            link.guard.name for link in self._chain(tenant).links if stage is None or stage in link.guard.stages
+            link.guard.name
+            for link in self._chain(tenant).links
+            if stage is None or stage_of(stage) in link.guard.stages
         )
 
     def describe(self) -> dict[str, Any]:
@@ -222,6 +235,8 @@ class Shield:
 
     def _invocation(self, messages: Messages, principal: Principal | None, schema: Any, options: CallOptions | None,
                     operation: str) -> Flow[StreamEvent, Reply]:  # fmt: skip
+        self._check_open()
+        check_call(principal, options)
         if self.backend is None:
             mend = "Give Shield(policy, backend=…), or use `screen`"
             raise ConfigurationError("backend", "this shield has no model to ask", mend=mend)
@@ -235,8 +250,11 @@ class Shield:
         self, messages: Messages, stage: Stage | str, tenant: str | None, schema: Any, since: int,
         only: Collection[str] | None,
     ) -> Steps[Screening]:  # fmt: skip
+        self._check_open()
+        stage = stage_of(stage)
         chain, conversation = self._chain(tenant), Conversation.of(messages)
-        stage = Stage(stage)
+        if isinstance(only, str):
+            raise ConfigurationError("only", "is one string", mend=f"Give a list: only=['{only:.60}']")
         if unknown := set(only or ()) - set(self.guards(tenant)):
             mend = f"In this chain are: {', '.join(self.guards(tenant))}"
             raise ConfigurationError("only", f"no guard is named {sorted(unknown)[0]!r:.60}", mend=mend)
@@ -252,6 +270,11 @@ class Shield:
             mend = f"Give 0 to {len(conversation.messages)}, the number of messages"
             raise ConfigurationError("since", f"{since} messages were not given", mend=mend)
         return chain.screen(conversation, stage, _gate(schema), since, only)
+
+    def _check_open(self) -> None:
+        """Closed is not refused: no guard has judged, and none ever will."""
+        if self._lanes["guard"].closed:
+            raise Overloaded("the shield is closed; close it after the last call")
 
     def _chain(self, tenant: str | None) -> Chain:
         return self._chains.get(tenant) or self._chains[None]
@@ -298,13 +321,14 @@ def _check_gate(schema: Any, policy: Policy) -> None:
 
 
 def _check_link(link: Link) -> None:
-    """Refuse what cannot work: a guard that never runs, a redaction without places, a rule that the guard does not have."""
+    """Refuse what cannot work: a guard that never runs or answers, a redaction without places, a rule that it does not have."""
     name, settings = link.guard.name, link.settings
     if not link.guard.stages or not frozenset(Stage).issuperset(link.guard.stages):
         problem = "its stages are not one or both of 'input' and 'output', so that it would not run"
         raise ConfigurationError(
             f"guard '{name}'", problem, mend="Give it, for example, stages = frozenset({Stage.OUTPUT})"
         )
+    check_plain(name, link.guard.check)
     actions = {settings.action, *(r.action for r in settings.rules.values())}
     if Action.REDACT in actions and not getattr(link.guard, "locates", False):
         problem = "'redact' cannot work: this guard does not say exactly where a finding stands"

@@ -114,6 +114,11 @@ class Workers:
                 future.set_exception(_ordinary(error))
             del future, function, context
 
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more work."""
+        return self._closed
+
     def close(self) -> None:
         """Let idle threads end, and cancel what waits. Calls under way are not waited for."""
         with self._condition:

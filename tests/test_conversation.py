@@ -145,6 +145,42 @@ def test_data_that_merely_has_a_type_key_is_readable() -> None:
     assert not Conversation.of({"role": "tool", "content": {"pets": [{"type": "dog"}]}}).unreadable
 
 
+@pytest.mark.parametrize(("message", "hint"), [
+    ({"role": "user", "text": "SECRET"}, "it has 'text'"),
+    ({"role": "user", "parts": [{"text": "SECRET"}]}, "it has 'parts'"),
+    ({"role": "user"}, "give ''"),
+    ({"role": "user", "content": None}, "give ''"),
+    ({"role": "system", "name": "SECRET"}, "give ''"),
+    ({"role": "tool", "tool_call_id": "c1"}, "give ''"),
+    ({"role": "assistant"}, "give ''"),
+    ({"role": "assistant", "tool_calls": []}, "give ''"),
+    ({"role": "user", "tool_calls": [{"id": "c1"}]}, "give ''"),
+])  # fmt: skip
+def test_a_message_without_content_is_refused_with_its_place_and_a_hint(message: dict[str, Any], hint: str) -> None:
+    for given_messages in (message, [{"role": "system", "content": "s"}, message]):
+        with pytest.raises(InvalidConversation) as caught:
+            Conversation.of(given_messages)
+        assert caught.value.path == f"messages[{1 if isinstance(given_messages, list) else 0}].content"
+        assert hint in str(caught.value)
+        assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize("message", [
+    {"role": "user", "content": ""},
+    {"role": "user", "images": ["iVBORw0KGgo"]},
+    {"role": "assistant", "content": None},
+    {"role": "assistant", "content": None, "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "f"}}]},
+    {"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}},
+    {"role": "assistant", "content": None, "refusal": "no"},
+    {"role": "assistant", "reasoning_content": "hm"},
+    {"role": "assistant", "audio": {"id": "a1"}},
+    {"role": "function", "name": "f", "content": None},
+    AIMessage("", tool_calls=[{"name": "f", "args": {}, "id": "c1"}]),
+])  # fmt: skip
+def test_what_the_wire_form_says_without_text_is_a_message(message: Any) -> None:
+    assert len(Conversation.of(message).messages) == 1
+
+
 def test_a_single_langchain_message_is_one_message() -> None:
     assert Conversation.of(HumanMessage("hi")) == Conversation.of([HumanMessage("hi")])
 

@@ -198,11 +198,26 @@ def test_a_guard_that_takes_too_long_inline_is_too_late() -> None:
     assert (late.action, late.verdicts[0].status) == ("block", Status.TIMED_OUT)
 
 
-def test_a_closed_shield_answers_no_short_text_either() -> None:
-    shield = Shield("builtin:default")
+@MODES
+async def test_a_closed_shield_says_so_whatever_it_is_asked(mode: str) -> None:
+    shield = Shield("builtin:default", Scripted())
+    view = shield.with_backend(Scripted())
     assert shield.screen("Where is the station?").allowed
     shield.close()
-    assert not shield.screen("Where is the station?").allowed
+    for closed in (shield, view):
+        with pytest.raises(Overloaded, match="the shield is closed"):
+            await run(closed, mode, "Where is the station?")
+        with pytest.raises(Overloaded, match="the shield is closed"):
+            closed.screen("Where?") if mode == "sync" else await closed.ascreen("Where?")
+        with pytest.raises(Overloaded, match="the shield is closed"):
+            next(closed.stream("Where?")) if mode == "sync" else await anext(closed.astream("Where?"))
+
+
+async def test_a_shield_is_closed_at_the_end_of_an_async_with() -> None:
+    async with Shield("builtin:default") as shield:
+        assert (await shield.ascreen("Where is the station?")).allowed
+    with pytest.raises(Overloaded, match="closed"):
+        await shield.ascreen("Where is the station?")
 
 
 @MODES
@@ -717,7 +732,8 @@ def test_a_guard_that_cannot_be_closed_keeps_nothing_else_open(closings: list[st
     assert sorted(closings) == ["one", "two"]
     with pytest.raises(LedgerError, match="closed"):
         shield._own_ledger.reserve([Charge("a", 1.0, 1, 1, 9, 9, 9)])  # type: ignore[union-attr]
-    assert shield.screen("hello").refusal is not None
+    with pytest.raises(Overloaded, match="closed"):
+        shield.screen("hello")
 
 
 def test_a_start_up_that_fails_leaves_nothing_open(closings: list[str]) -> None:
@@ -783,7 +799,7 @@ def test_only_what_is_judged_is_told_as_unreadable(since: int) -> None:
 def test_a_stream_is_one_event_when_all_gates_have_passed() -> None:
     with Shield(policy(), Scripted("fine"), guards=[word_guard()]) as shield:
         events = list(shield.stream("q"))
-        assert [(e.text, e.reply.text if e.reply else None) for e in events] == [("fine", "fine")]
+        assert [(e.text, e.reply.text if e.reply is not None else None) for e in events] == [("fine", "fine")]
         refused = list(shield.stream("forbidden"))
         assert [e.text for e in refused] == [""]
         assert refused[0].reply is not None

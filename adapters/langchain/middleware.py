@@ -186,14 +186,14 @@ class ShieldMiddleware(AgentMiddleware[ShieldState, Any, Any]):
                 continue
             read[i] = _withheld(read[i], screening.refusal.rule)
             if not isinstance(read[i], ToolMessage) or self.on_tool_output == "end":
-                ends = ends or screening
+                ends = screening if ends is None else ends
         if ends is None:
             whole = yield self._screen(read, Stage.INPUT, 0)
         if ends is None and whole.refusal is not None:
             # Nothing by itself, and refused together: the last turn is what completed it.
             last = max(i for i, m in enumerate(read) if isinstance(m, HumanMessage) or i == new[-1])
             read[last] = _withheld(read[last], whole.refusal.rule)
-        return read, ends or whole
+        return read, whole if ends is None else ends
 
     # -- what it answers --------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from shieldkit.conversation import Conversation
 from shieldkit.driving import Call, Steps
 from shieldkit.outcome import Action, Verdict
 from shieldkit.policy.model import GuardSettings, ToolSettings
+from shieldkit.telemetry.events import told
 from shieldkit.tools import ApprovalRequest, Approver, calls_of
 
 
@@ -28,7 +29,8 @@ def ask(
     except TimeoutError:
         return replace(verdict, reason="nobody approved it in time")
     except Exception as error:
-        return replace(verdict, reason=f"the approver failed ({type(error).__name__})")
+        reason = f"the approver failed ({type(error).__name__})"
+        return replace(verdict, reason=reason, error=told("approver_failed", error))
     if answer is not True:
         return replace(verdict, action=Action.BLOCK, would=Action.BLOCK, reason="the approver did not approve it")
     return replace(verdict, action=Action.FLAG, would=Action.FLAG, reason="the approver let it pass")

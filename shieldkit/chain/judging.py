@@ -11,10 +11,12 @@ from shieldkit.chain.approving import ask
 from shieldkit.chain.trip import Trip
 from shieldkit.conversation import Conversation, Segment
 from shieldkit.driving import Call, Steps
+from shieldkit.errors import GuardProtocolError
 from shieldkit.guards.base import Guard, Inspection, checked
 from shieldkit.outcome import Action, Coverage, Span, Stage, Status, Verdict
 from shieldkit.policy.decision import Decision, Mode, decide, failed, not_run, redacted
 from shieldkit.policy.model import GuardSettings
+from shieldkit.telemetry.events import told
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +93,21 @@ def judged_by(trip: Trip, link: Link, inspection: Inspection, mode: Mode) -> Ste
     try:
         asked = partial(_asked, link, inspection)
         inspection, answer = yield Call(asked, link.settings.timeout, inline=link.runs_inline(inspection.conversation))
-        return _decided(trip, link, inspection, blank, answer, mode)
     except TimeoutError:
         return Decision(failed(blank, link.settings, Status.TIMED_OUT, "timeout", "the guard took too long", mode))
     except Exception as error:
-        reason = f"the guard failed ({type(error).__name__})"
-        return Decision(failed(blank, link.settings, Status.FAILED, "error", reason, mode))
+        return _failed(link, blank, error, type(error).__name__, mode)
+    try:
+        return _decided(trip, link, inspection, blank, answer, mode)
+    except GuardProtocolError as error:  # ours, and not the guard's own: it quotes nothing
+        return _failed(link, blank, error, str(error), mode)
+    except Exception as error:
+        return _failed(link, blank, error, type(error).__name__, mode)
+
+
+def _failed(link: Link, blank: Verdict, error: Exception, why: str, mode: Mode) -> Decision:
+    verdict = failed(blank, link.settings, Status.FAILED, "error", f"the guard failed ({why})", mode)
+    return Decision(replace(verdict, error=told("guard_failed", error, guard=link.guard.name)))
 
 
 def _decided(trip: Trip, link: Link, inspection: Inspection, blank: Verdict, answer: object, mode: Mode) -> Decision:

@@ -25,7 +25,7 @@ from shieldkit.outcome import Action, Coverage, Stage, Status, Usage, Verdict
 from shieldkit.policy import Policy
 from shieldkit.policy.decision import failed
 from shieldkit.policy.model import GuardSettings
-from shieldkit.telemetry.events import emit
+from shieldkit.telemetry.events import emit, told
 
 T = TypeVar("T")
 
@@ -71,6 +71,7 @@ class Meter:
         except Exception as error:
             reason = f"tokens could not be counted or reserved ({type(error).__name__})"
             verdict = failed(blank, _CLOSED, Status.FAILED, "ledger", reason, "enforce")
+            verdict = replace(verdict, error=told("ledger_failed", error))
         else:
             self.reservation = admission.reservation
             rule, reason = admission.findings[0] if admission.findings else ("", "")

@@ -24,7 +24,7 @@ from shieldkit.guards.base import Inspection, Pending
 from shieldkit.outcome import Action, Coverage, Span, Stage, Status, Verdict
 from shieldkit.policy import Policy
 from shieldkit.policy.decision import REDACTED, action_of
-from shieldkit.telemetry.events import emit
+from shieldkit.telemetry.events import emit, told
 from shieldkit.text import canonicalise, digest
 
 CONTEXT_CHARS = 160
@@ -143,6 +143,7 @@ class Screen:
             problem = "no places"
         except Exception as error:
             problem = type(error).__name__
+            told("guard_failed", error, guard=link.guard.name)
         emit(logging.WARNING, "pending_failed", guard=link.guard.name, error=problem)
         self._shut = True
         return Pending(0, 0)

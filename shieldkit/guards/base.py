@@ -13,13 +13,14 @@ happens about a finding, what happens when the guard fails, and how long it may 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from shieldkit.conversation import Conversation, Segment
-from shieldkit.errors import GuardProtocolError
-from shieldkit.outcome import Coverage, Finding, Span, Stage
+from shieldkit.errors import ConfigurationError, GuardProtocolError
+from shieldkit.outcome import Coverage, Finding, Span, Stage, stage_of
 from shieldkit.text import Canonical, digest
 
 INLINE_CHARS = 2000
@@ -148,8 +149,8 @@ class FunctionGuard:
     def check(self, inspection: Inspection) -> Report:
         """Run the function; what it yields are the findings."""
         result = self.function(inspection)
-        if isinstance(result, Report):
-            return result
+        if isinstance(result, Report) or not isinstance(result or (), Iterable):
+            return result  # `checked` says what it is
         return Report(tuple(result or ()))
 
 
@@ -160,14 +161,31 @@ def guard(
     """Make a guard of a function that yields findings. `locates=True` promises exact spans, so they can be redacted.
 
     `streamable` promises that a finding depends on no text farther from its place than so many characters, `rules` that
-    there are no findings of other rules; see `Guard`.
+    there are no findings of other rules; see `Guard`. Raises `ConfigurationError` for what cannot be a guard.
     """
+    if not isinstance(name, str):
+        own = getattr(name, "__name__", "my_guard").replace("_", "-")
+        raise ConfigurationError("@guard", "has no name", mend=f'Write @guard("{own}") above the function')
+    if isinstance(stages, str):
+        mend = f"Give a set, as in stages={{'{stages}'}}"
+        raise ConfigurationError(f"guard '{name}'", "its stages are one string", mend=mend)
     known = frozenset(rules) if rules is not None else None
+    at = frozenset(stage_of(s, f"guard '{name}'") for s in stages)
 
     def wrap(function: Callable[[Inspection], Iterable[Finding] | Report | None]) -> FunctionGuard:
-        return FunctionGuard(name, frozenset(Stage(s) for s in stages), function, locates, streamable, known)
+        check_plain(name, function)
+        return FunctionGuard(name, at, function, locates, streamable, known)
 
     return wrap
+
+
+def check_plain(name: str, function: Callable[..., Any]) -> None:
+    """Refuse a guard that would have to be awaited: nobody would, and so it would fail with every text."""
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        mend = (
+            "Write it with `def`: it has a worker thread of its own, and may wait there (asyncio.run) for what is async"
+        )
+        raise ConfigurationError(f"guard '{name}'", "is an async function", mend=mend)
 
 
 def checked(report: Any, inspection: Inspection, rules: Collection[str] | None = None) -> tuple[Report, Coverage]:

@@ -13,6 +13,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from shieldkit.errors import ShieldError
+
 # A whole string (or one that does not end), or a bracket outside of strings.
 # There is one way only to match it, so the standard engine is linear here too.
 _PART = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
@@ -40,7 +42,7 @@ class Violation:
     at: int = 0
 
 
-class NotConforming(Exception):
+class NotConforming(ShieldError):
     """The text does not pass; `violations` says why, without quoting it."""
 
     def __init__(self, *violations: Violation) -> None:

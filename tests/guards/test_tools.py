@@ -256,6 +256,13 @@ def test_an_approver_that_fails_or_is_late_has_not_approved() -> None:
     done.set()
 
 
+def test_what_an_approver_failed_with_is_kept_when_somebody_debugs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHIELDKIT_DEBUG", "1")
+    reply = invoke(lambda _: 1 // 0)
+    assert reply.refused
+    assert [type(v.error) for v in reply.verdicts if v.guard == "tools"] == [ZeroDivisionError]
+
+
 async def test_approval_works_in_an_event_loop_too() -> None:
     with Shield(Policy.from_yaml(POLICY), Scripted(MAIL), approver=lambda _: True) as made:
         assert not (await made.ainvoke([ASK, *result("read_inbox")])).refused

@@ -211,8 +211,19 @@ def test_without_configuration_nothing_is_printed(capsys: pytest.CaptureFixture[
 def test_the_standard_logger_says_what_happened_when_asked(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="shieldkit"), Shield("builtin:default", Scripted()) as shield:
         reply = shield.invoke("hello <|im_start|>")
-    assert {r.message for r in caplog.records} >= {"verdict", "request"}
+    said = {r.event_name: r.message for r in caplog.records}  # type: ignore[attr-defined]
+    assert f"verdict trace_id={reply.trace_id} guard=markers stage=input status=ran action=block" in said["verdict"]
+    assert "rule=markers.control_token" in said["verdict"]
+    assert said["request"].startswith(f"request trace_id={reply.trace_id} operation=invoke refused=True rule=markers.")
     assert all(getattr(r, "trace_id", None) == reply.trace_id for r in caplog.records)
+
+
+def test_a_name_with_blanks_or_lines_is_one_word_in_a_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="shieldkit"):
+        emit(logging.INFO, "verdict", guard="my\n100 %s", rule="", findings=2)
+    (record,) = caplog.records
+    assert record.getMessage() == r"verdict guard='my\n100 %s' findings=2"
+    assert record.guard == "my\n100 %s"
 
 
 def test_ids_are_usable_without_an_sdk() -> None:
