@@ -158,15 +158,29 @@ def _is_logprob(value: Any) -> bool:
 
 
 @dataclass(slots=True)
+class _Called:
+    """A tool call, as far as it has come."""
+
+    id: str | None = None
+    name: list[str] = field(default_factory=list)
+    arguments: list[str] = field(default_factory=list)
+
+    def wire(self) -> dict[str, Any]:
+        function = {"name": "".join(self.name), "arguments": "".join(self.arguments)}
+        call = {"type": "function", "function": function}
+        return call if self.id is None else {**call, "id": self.id}
+
+
+@dataclass(slots=True)
 class Gathered:
-    """A streamed answer, gathered: `add` takes an event, and gives the new text.
+    """A streamed answer, gathered: `add` takes an event, and gives the new text. Bits are joined once, at the end.
 
     `most_tokens` is no fewer than the tokens that have come, with reasoning and tool calls, which are in no text.
     """
 
     text: list[str] = field(default_factory=list)
-    other: dict[str, str] = field(default_factory=dict)
-    calls: dict[int, dict[str, Any]] = field(default_factory=dict)
+    other: dict[str, list[str]] = field(default_factory=dict)
+    calls: dict[int, _Called] = field(default_factory=dict)
     reason: str = "stop"
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -196,7 +210,7 @@ class Gathered:
             raise BackendError("the server's answer is not of the form that was agreed")
         for key in ("reasoning_content", "reasoning", "refusal"):
             if isinstance(delta.get(key), str):
-                self.other[key] = self.other.get(key, "") + delta[key]
+                self.other.setdefault(key, []).append(delta[key])
                 self._came(delta[key])
         for call in delta.get("tool_calls") or ():
             self._call(call)
@@ -213,22 +227,21 @@ class Gathered:
     def _call(self, part: Any) -> None:
         if not isinstance(part, Mapping) or type(part.get("index", 0)) is not int or len(self.calls) > 256:
             raise BackendError("the server's answer is not of the form that was agreed")
-        call = self.calls.setdefault(
-            part.get("index", 0), {"type": "function", "function": {"name": "", "arguments": ""}}
-        )
+        call = self.calls.setdefault(part.get("index", 0), _Called())
         if isinstance(part.get("id"), str):
-            call["id"] = part["id"]
+            call.id = part["id"]
         function = part.get("function")
-        for key in ("name", "arguments"):
+        for key, said in (("name", call.name), ("arguments", call.arguments)):
             if isinstance(function, Mapping) and isinstance(function.get(key), str):
-                call["function"][key] += function[key]
+                said.append(function[key])
                 self._came(function[key])
 
     def answer(self) -> Answer:
         """The whole. Raises `BackendError` when the stream broke off."""
         if not self.ended:
             raise BackendUnavailable("the server's answer broke off")
-        message: dict[str, Any] = {"role": "assistant", "content": "".join(self.text), **self.other}
+        message: dict[str, Any] = {"role": "assistant", "content": "".join(self.text)}
+        message |= {key: "".join(said) for key, said in self.other.items()}
         if self.calls:
-            message["tool_calls"] = [self.calls[i] for i in sorted(self.calls)]
+            message["tool_calls"] = [self.calls[i].wire() for i in sorted(self.calls)]
         return Answer(message, self.reason, self.input_tokens, self.output_tokens)

@@ -136,7 +136,7 @@ class LangChainModel:
         """New text as it comes, and at last the whole. Closing the iterator ends the call."""
         runnable, messages, keywords, tokens = self._asked(request)
         request.progress.input_tokens = tokens
-        whole: Any = None
+        come: list[Any] = []
         length = pieces = 0
 
         def chunks() -> AsyncIterator[Any]:
@@ -146,7 +146,7 @@ class LangChainModel:
         arriving = self._loop.iterate(chunks, request.deadline, request.cancelled)
         try:
             for chunk in arriving:
-                whole = chunk if whole is None else whole + chunk
+                come.append(chunk)
                 new = _said(chunk.content)[0]
                 size = _size_bytes(chunk)
                 pieces, length = pieces + bool(size), length + size
@@ -157,6 +157,8 @@ class LangChainModel:
                     raise BackendError("the model writes more than it was allowed")
                 if new:
                     yield new
+            # All in one step: each addition reads again what it adds to, and the arguments of a tool call as JSON.
+            whole = come[0] + come[1:] if come else None
         except Exception as error:
             raise _mapped(error) from None
         finally:
