@@ -190,8 +190,8 @@ class Gathered:
 
     @property
     def most_tokens(self) -> int:
-        """No common vocabulary needs more than a token for two bytes of text; a piece is at least a token."""
-        return max(self.pieces, self.size_bytes // 2)
+        """A token is at least a byte, and some vocabularies spell rare scripts byte by byte; a piece is at least a token."""
+        return max(self.pieces, self.size_bytes)
 
     def add(self, event: Any) -> str:
         """Raises `BackendError` for what is no event of a completion."""

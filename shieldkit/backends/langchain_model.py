@@ -150,8 +150,8 @@ class LangChainModel:
                 new = _said(chunk.content)[0]
                 size = _size_bytes(chunk)
                 pieces, length = pieces + bool(size), length + size
-                # No common vocabulary needs more than a token for two bytes of text; a piece is at least a token.
-                most = min(max(pieces, length // 2), request.max_output_tokens)
+                # A token is at least a byte, and some vocabularies spell rare scripts so; a piece is at least a token.
+                most = min(max(pieces, length), request.max_output_tokens)
                 request.progress.most_output_tokens = most or None
                 if length > BYTES_A_TOKEN * request.max_output_tokens:
                     raise BackendError("the model writes more than it was allowed")

@@ -328,8 +328,8 @@ def test_a_stream_gives_its_bits_and_then_the_whole() -> None:
 
 
 @pytest.mark.parametrize(("delta", "most"), [
-    ({"role": "assistant"}, 2), ({"reasoning_content": "hm, " * 50}, 102),
-    ({"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": "x" * 200}}]}, 103),
+    ({"role": "assistant"}, 5), ({"reasoning_content": "hm, " * 50}, 205), ({"reasoning": "\U00012000"}, 9),
+    ({"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": "x" * 200}}]}, 206),
 ])  # fmt: skip
 def test_reasoning_and_calls_count_for_who_leaves_a_stream(delta: dict[str, object], most: int) -> None:
     first = b"data: " + json.dumps({"choices": [{"index": 0, "delta": delta}]}).encode() + b"\n\n"
