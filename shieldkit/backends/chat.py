@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,8 @@ from shieldkit.errors import BackendError, BackendUnavailable
 
 _ANSWERED = ("content", "tool_calls", "reasoning_content", "reasoning", "refusal")
 _SAID = ("text", "thinking", "reasoning", "refusal")
+# On the whole of an answer. Single tokens are longer (runs of blanks), and no text has only these.
+MOST_BYTES_A_TOKEN = 32
 _REASONS = frozenset({"stop", "length", "tool_calls", "content_filter", "function_call"})
 
 
@@ -127,6 +129,29 @@ def read_usage(answer: Any) -> tuple[int | None, int | None]:
 def count(value: Any) -> int | None:
     """A count of tokens that a server gives; None when it is none."""
     return value if type(value) is int and 0 <= value <= 100_000_000 else None
+
+
+def said(message: Mapping[str, Any]) -> str:
+    """All that a model wrote: text, reasoning, and what it calls with which arguments."""
+    thought = message.get("reasoning_content") or message.get("reasoning")  # some servers say it under both names
+    parts = [message.get("content"), thought, message.get("refusal")]
+    calls = message.get("tool_calls")
+    for call in calls if isinstance(calls, list) else ():
+        function = call.get("function") if isinstance(call, Mapping) else None
+        parts += [function.get("name"), function.get("arguments")] if isinstance(function, Mapping) else [call]
+    return "".join(p if isinstance(p, str) else json.dumps(p, ensure_ascii=False, default=str) for p in parts if p)
+
+
+def written_tokens(text: str, told: int | None, most: int, count: Callable[[str], int] | None = None) -> int:
+    """The tokens of an answer, within `most`: what is told, but no fewer than its text has by `count`, or can have.
+
+    A server that tells too few would let its users write for nothing. Where nothing is told, a token is a byte.
+    """
+    if count is not None:
+        return max(told or 0, min(count(text), most))
+    size = len(text.encode("utf-8", "replace"))
+    least = size if told is None else -(-size // MOST_BYTES_A_TOKEN)
+    return max(told or 0, min(least, most))
 
 
 def _choice(answer: Any) -> Mapping[str, Any]:

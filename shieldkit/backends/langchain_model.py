@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from shieldkit.backends.base import Completion, CompletionRequest
-from shieldkit.backends.chat import count, messages_of, tools_of
+from shieldkit.backends.chat import count, messages_of, said, tools_of, written_tokens
 from shieldkit.backends.inert import Inert
 from shieldkit.backends.loop import LoopThread
 from shieldkit.backends.tokens import BYTES_A_TOKEN, most_tokens
@@ -217,7 +217,7 @@ class LangChainModel:
         reason = _REASONS.get(
             str(about.get("finish_reason") or about.get("stop_reason") or about.get("done_reason")), "stop"
         )
-        written = min(size, request.max_output_tokens) if written is None else written
+        written = written_tokens(said(wire), written, request.max_output_tokens)
         return Completion(wire, tokens if read is None else read, written, reason, self.model)
 
 

@@ -291,6 +291,19 @@ def test_reasoning_and_calls_count_for_who_leaves_a_stream() -> None:
     backend.close()
 
 
+def test_a_provider_that_tells_too_few_tokens_is_not_believed() -> None:
+    usage = {"input_tokens": 5, "output_tokens": 0, "total_tokens": 5}
+    call = {"name": "f", "args": {"x": "word " * 900}, "id": "1"}
+    for message in (
+        AIMessage("word " * 900, usage_metadata=usage), AIMessage("", tool_calls=[call], usage_metadata=usage),
+        AIMessage([{"type": "thinking", "thinking": "word " * 900}], usage_metadata=usage),
+    ):  # fmt: skip
+        backend = LangChainModel(ScriptedChat(answers=[message]), context_tokens=8192)
+        asked = CompletionRequest(Conversation.of("hi"), 1000, deadline=time.monotonic() + 30)
+        assert 140 <= backend.complete(asked).output_tokens <= 160
+        backend.close()
+
+
 def test_a_call_in_many_small_bits_takes_time_as_its_length() -> None:
     class Calling(ScriptedChat):
         async def _astream(self, *_: Any, **__: Any) -> AsyncIterator[ChatGenerationChunk]:
