@@ -43,15 +43,17 @@ class ToolGuard:
         conversation = inspection.conversation
         judged = frozenset(inspection.segments)
         origins, flows = Origins(), _Flows(self._settings.flows)
+        origins.define(conversation)
         for number, (message, wire) in enumerate(zip(conversation.messages, conversation.wire(), strict=True)):
-            if not judged.isdisjoint(message.segments):
+            answer = not judged.isdisjoint(message.segments)
+            if answer:
                 places = _places(conversation, message)
                 for call in calls_of(wire, f"messages[{number}]"):
                     index = places.get(call.path, message.segments.start)
                     length = len(conversation.segments[index].text)
                     for rule, reason in self._complaints(call, flows, origins.found):
                         yield inspection.finding(rule, 1.0, index, 0, length, reason)
-            origins.add(conversation, message, wire)
+            origins.add(conversation, message, wire, judged=answer)
 
     def _complaints(self, call: ToolCall, flows: _Flows, origins: Sequence[Origin]) -> Iterator[tuple[str, str]]:
         """Rule and reason of what is wrong with a call. A reason holds the policy's words only."""
