@@ -64,9 +64,10 @@ class ToolGuard:
         if allow is not None and not any(matches(call.name, pattern) for pattern in allow):
             yield "not_allowed", "calls a tool that the policy does not allow"
             return
-        gates = (gate for pattern, gate in self._gates.items() if matches(call.name, pattern))
-        if not all(_conforms(gate, call) for gate in gates):
-            yield "arguments", f"the arguments of {call.name} do not conform to the policy's schema"
+        gates = ((pattern, gate) for pattern, gate in self._gates.items() if matches(call.name, pattern))
+        broken = next((pattern for pattern, gate in gates if not _conforms(gate, call)), None)
+        if broken is not None:
+            yield "arguments", f"the arguments of {broken} do not conform to the policy's schema"
         number = flows.deciding(call.name, origins)
         if number is not None and (flow := self._settings.flows[number]).action in _RULE_OF:
             yield _RULE_OF[flow.action], f"flows[{number}]: {_told(flow)}"

@@ -203,6 +203,14 @@ def test_the_reason_is_in_the_policys_words(shield: Shield) -> None:
     assert "SECRET" not in json.dumps(refused.to_dict())
 
 
+def test_a_name_that_the_model_made_up_is_in_no_reason() -> None:
+    text = "name: x\nguards: {tools: {arguments: {'send_*': {type: object, required: [to]}}}}"
+    with Shield(Policy.from_yaml(text)) as made:
+        screening = judged(made, ASK, call("send_MY SECRET-WORD"))
+    assert screening.verdicts[0].reason == "the arguments of send_* do not conform to the policy's schema"
+    assert "SECRET" not in json.dumps(screening.to_dict())
+
+
 _CONTEXT = st.lists(
     st.one_of(
         st.sampled_from(["search", "calendar", "read_inbox"]).map(result),
