@@ -330,6 +330,8 @@ def test_screening_only_some_guards_names_them_rightly(shield: Shield) -> None:
         shield.screen("x", stage="output", only=("toolz",))
     with pytest.raises(ConfigurationError, match="since"):
         shield.screen("x", since=2)
+    with pytest.raises(ConfigurationError, match="since"):
+        shield.screen([ASK], since=1)
 
 
 def test_messages_before_since_are_context_and_not_judged() -> None:
