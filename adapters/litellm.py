@@ -5,6 +5,9 @@
       - guardrail_name: shieldkit
         litellm_params: {guardrail: shieldkit.adapters.litellm.ShieldGuardrail, mode: [pre_call, post_call], default_on: true}
 
+A request's fields are read, or known to carry nothing that a model reads, or the request is refused. A client's system prompt
+is not trusted, unless `trust_system: true` says that only applications of one's own are clients.
+
 The policy is the file (or `builtin:NAME`) in the variable `SHIELDKIT_POLICY`. A refusal is an ordinary answer with the
 refusal's text and `finish_reason: content_filter`. Streams are held until the whole answer has passed. The proxy calls
 the model, so the policy's budget and context cap do not hold here; LiteLLM has its own. Needs LiteLLM's proxy, which
@@ -14,10 +17,11 @@ wants its own versions of many packages: install shieldkit into the proxy's envi
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from typing import Any, TypeAlias
 
 from shieldkit.adapters import checks
+from shieldkit.adapters.wire.requests import HINTS
 from shieldkit.conversation import Conversation, Trust
 from shieldkit.errors import InvalidConversation
 from shieldkit.outcome import Action, Screening, Stage
@@ -32,33 +36,65 @@ except ImportError as error:
 
 _SYSTEM = ("system", "instructions")
 _TEXTS = ("prompt", "input", "suffix", "prediction")
+_DATA = (
+    "response_format", "tool_choice", "function_call", "text", "thinking", "modalities", "size", "quality", "style", "voice",
+    "fallbacks",
+)  # fmt: skip
+"""What else a request may say, in words that a model may come to read: judged, and not rewritten."""
+_READ = frozenset({"messages", "tools", "functions", *_SYSTEM, *_TEXTS, *_DATA})
+_UNREAD = HINTS | {
+    "model", "user", "safety_identifier", "stop", "stream_options", "encoding_format", "api_version", "timeout", "extra_headers",
+    # what the proxy itself adds, and how it calls
+    "litellm_call_id", "litellm_trace_id", "litellm_session_id", "litellm_logging_obj", "litellm_metadata", "secret_fields",
+    "proxy_server_request", "guardrails", "tags", "cache", "model_info", "deployment", "headers", "organization",
+}  # fmt: skip
+"""Fields with text that goes to no model. A number, or a truth value, is no text under any name."""
 _WRITTEN = ("role", "content", "tool_calls")
 
 
 class ShieldGuardrail(CustomGuardrail):  # type: ignore[misc,unused-ignore]
-    """A LiteLLM guardrail over a `Shield`: the one that is given, or one made from `SHIELDKIT_POLICY`."""
+    """A LiteLLM guardrail over a `Shield`: the one that is given, or one made from `SHIELDKIT_POLICY`.
 
-    def __init__(self, shield: Shield | None = None, *, tenant: str | None = None, **kwargs: Any) -> None:
+    `trust_system`: whether clients' system prompts may instruct. `unread`: further fields of requests that carry no text to
+    a model; a request with a field that is not known is refused.
+    """
+
+    def __init__(
+        self,
+        shield: Shield | None = None,
+        *,
+        tenant: str | None = None,
+        trust_system: bool = False,
+        unread: Iterable[str] = (),
+        **kwargs: Any,
+    ) -> None:
         if shield is not None:
             checks.shield(shield)
         super().__init__(**kwargs)
         self.shield = shield or Shield(os.environ.get("SHIELDKIT_POLICY", "builtin:default"))
         self.tenant = tenant
+        self.trust_system = trust_system is True
+        self._unread = _UNREAD.union(unread)
 
     async def async_pre_call_hook(
         self, user_api_key_dict: Any, cache: Any, data: dict[str, Any], call_type: str
     ) -> dict[str, Any] | str:
         """Judge a request. LiteLLM answers with the text that is returned, and asks no model."""
+        if any(_carries(value) for name, value in data.items() if name not in _READ | self._unread):
+            return str(self.shield.policy.refusal_message)
         asked = _asked(data)
-        conversation = with_tools(Conversation.of([wire for _, _, wire in asked]), _tools(data), Trust.UNTRUSTED)
+        beside = [{"role": "user", "content": _object(data[name])} for name in _DATA if data.get(name)]
+        given = self._conversation([*beside, *(wire for _, _, wire in asked)])
+        conversation = with_tools(given, _tools(data), Trust.UNTRUSTED)
         screening = await self.shield.ascreen(conversation, tenant=self.tenant)
         passed = screening.conversation
         if not screening.allowed or passed is None:
             return self._said(screening)
-        if passed.wire_tools() != conversation.wire_tools():
-            return self._said(screening)  # a definition that is rewritten is another tool
+        first = len(beside)
+        if passed.wire_tools() != conversation.wire_tools() or passed.wire()[:first] != conversation.wire()[:first]:
+            return self._said(screening)  # a definition that is rewritten is another tool, or another schema
         if screening.action is Action.REDACT:
-            for (holder, key, _), wire in zip(asked, passed.wire(), strict=True):
+            for (holder, key, _), wire in zip(asked, passed.wire()[first:], strict=True):
                 _put(holder, key, wire)
         return data
 
@@ -73,6 +109,9 @@ class ShieldGuardrail(CustomGuardrail):  # type: ignore[misc,unused-ignore]
             mend = "Guard chat completions and completions here; put shieldkit's gateway before other APIs"
             raise InvalidConversation("response", "is of a shape that no guard reads", mend=mend)
         context = [wire for _, _, wire in _asked(data)]
+        if not self.trust_system:
+            # What a system prompt says must not leak, whosever it is; for flows of tools it is a client's text.
+            context.insert(0, {"role": "user", "content": ""})
         for choice in response.choices:
             message = getattr(choice, "message", None)
             wire = (
@@ -107,6 +146,10 @@ class ShieldGuardrail(CustomGuardrail):  # type: ignore[misc,unused-ignore]
             piece.choices[0].finish_reason = choice.finish_reason
             yield piece
 
+    def _conversation(self, messages: list[dict[str, Any]]) -> Conversation:
+        conversation = Conversation.of(messages)
+        return conversation if self.trust_system else conversation.distrusted()
+
     def _said(self, screening: Screening) -> str:
         return screening.refusal.message if screening.refusal is not None else self.shield.policy.refusal_message
 
@@ -127,6 +170,18 @@ def _asked(data: Mapping[str, Any]) -> list[_Asked]:
         elif given:
             found.append((data, name, _spoken(given)))
     return found
+
+
+def _carries(value: Any) -> bool:
+    """Whether a field can carry text: anything but numbers, truth values, and what is empty."""
+    if isinstance(value, list | tuple):
+        return any(_carries(item) for item in value)
+    return bool(value) and not isinstance(value, bool | int | float)
+
+
+def _object(value: Any) -> dict[str, Any]:
+    """Data as the content of a message: an object, so that none of it is taken for a content part."""
+    return {"value": value}
 
 
 def _spoken(value: Any) -> dict[str, Any]:

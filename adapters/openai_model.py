@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import openai
 
 from shieldkit.backends.base import Completion, CompletionRequest
-from shieldkit.backends.chat import Answer, Gathered, messages_of, read_answer, tools_of
+from shieldkit.backends.chat import Answer, Gathered, messages_of, read_answer, said, tools_of, written_tokens
 from shieldkit.backends.inert import Inert
 from shieldkit.backends.tokens import BYTES_A_TOKEN, TOKENS_A_MESSAGE, TOKENS_A_TEMPLATE
 from shieldkit.conversation import Conversation
@@ -58,7 +58,7 @@ class ClientModel:
         self, client: openai.OpenAI | openai.AsyncOpenAI, *, context_tokens: int, count: Callable[[str], int] | None
     ) -> None:
         self._client: Any = client
-        self._count = count or _bytes
+        self._count, self._exact = count or _bytes, count
         self.context_tokens = context_tokens
         official = client.base_url.host.endswith((".openai.com", ".azure.com"))
         self._most = "max_completion_tokens" if official else "max_tokens"
@@ -155,6 +155,7 @@ class ClientModel:
             read = self.count_tokens(request.conversation)
         if written is None:
             written = self.count_tokens(Conversation.of(answer.message))
+        written = written_tokens(said(answer.message), written, request.max_output_tokens, self._exact)
         return Completion(answer.message, read, written, answer.finish_reason, self.model)
 
 

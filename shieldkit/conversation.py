@@ -214,15 +214,33 @@ _READABLE_PARTS = frozenset({
     "function", "function_call", "function_call_output", "custom_tool_call", "server_tool_use", "json", "document",
     "search_result", "citation",
 })  # fmt: skip
-_MEDIA_PARTS = frozenset({"image", "image_url", "input_image", "audio", "input_audio", "video", "file", "input_file"})
-_MEDIA = _MEDIA_PARTS | {"images", "videos", "audios"}
+_MEDIA_PARTS = frozenset({
+    "image", "image_url", "input_image", "image_file", "audio", "audio_url", "input_audio", "video", "video_url",
+    "input_video", "file", "input_file",
+})  # fmt: skip
+_MEDIA = _MEDIA_PARTS | {
+    "images", "videos", "audios", "image_data", "audio_data", "video_data", "file_data", "file_url", "file_id",
+}  # fmt: skip
 
 
 def _has_media(node: Mapping[Any, Any]) -> bool:
     """Whether a message or a part of one carries something beside text: by the names that APIs give it."""
-    source = node.get("source")
-    binary = isinstance(source, Mapping) and source.get("type") not in (None, "text", "content")
-    return binary or any(node.get(name) for name in _MEDIA)
+    return _is_binary(node.get("source")) or any(node.get(name) for name in _MEDIA)
+
+
+def _is_binary(source: Any) -> bool:
+    """Whether the source of a part is no text. One that does not say what it is may hold its content, and nothing else."""
+    if not isinstance(source, Mapping):
+        return False
+    kind = source.get("type")
+    return kind not in ("text", "content") if kind is not None else not source.keys() <= {"content", "text"}
+
+
+def _is_media(node: Mapping[Any, Any]) -> bool:
+    """Whether an object within data is a part that is no text. A name with a string, as in a list of files, is text."""
+    kind = node.get("type")
+    typed = isinstance(kind, str) and kind in _MEDIA_PARTS
+    return typed or any(isinstance(node.get(name), Mapping) for name in _MEDIA)
 
 
 _KINDS: Mapping[str, Kind] = {
@@ -308,12 +326,14 @@ class _Builder:
     def _lift_item(self, item: Any, kind: Kind, path: str, depth: int, parts: bool) -> Skeleton:
         if parts and isinstance(item, Mapping) and depth <= MAX_DEPTH:
             return self._lift_object(item, kind, path, depth, part=True)
-        return self._lift(item, kind, path, depth)
+        return self._lift(item, kind, path, depth, parts=parts)
 
     def _lift_object(self, node: Mapping[Any, Any], kind: Kind, path: str, depth: int, *, part: bool) -> Pairs:
         content_type = node.get("type") if part else None
         readable = isinstance(content_type, str) and content_type in _READABLE_PARTS
-        if (part and not readable) or ((part or depth == 0) and _has_media(node)):
+        # What a model calls a tool with is sent as JSON, whatever it looks like.
+        media = _has_media(node) if part or depth == 0 else kind is not Kind.TOOL_CALL and _is_media(node)
+        if media or (part and not readable):
             self.unreadable.append(path)
         if isinstance(content_type, str):
             kind = _KINDS.get(content_type, kind)
@@ -330,8 +350,6 @@ class _Builder:
             name: str | Slot = key if known else self._slot(key, Kind.EXTRA if extra else Kind.KEY, f"{below} (key)")
             inner = Kind.EXTRA if extra else _KINDS.get(key, Kind.NAME if key in _NAMES else kind)
             nested_parts = key in ("content", "output") and (part or depth == 0)
-            if nested_parts and isinstance(value, Mapping) and value.get("type") in _MEDIA_PARTS:
-                self.unreadable.append(below)
             items.append((name, self._lift(value, inner, below, depth + 1, parts=nested_parts)))
         return Pairs(tuple(items))
 

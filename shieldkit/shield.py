@@ -132,8 +132,9 @@ class Shield:
 
         At `stage="output"` the whole text is judged as an answer. No budget is used, and no approver asked.
         `since`: the first so many messages are context (judged before, or what an answer answers); only those after
-        them are judged. `only`: the names of the guards to run, of those in the chain; all by default. `schema`: what an
-        answer must conform to; raises `ConfigurationError` where no schema gate would hold it against that.
+        them are judged, and there must be some. `only`: the names of the guards to run, of those in the chain; all by
+        default. `schema`: what an answer must conform to; raises `ConfigurationError` where no schema gate would hold it
+        against that.
         """
         return drive(self._screening(messages, stage, tenant, schema, since, only), self._lanes)
 
@@ -266,9 +267,10 @@ class Shield:
         if schema is not None and "schema" not in (here if only is None else here.intersection(only)):
             mend = "Screen with stage='output', and with 'schema' among `only` where that is given"
             raise ConfigurationError("schema", "the schema gate does not judge here", mend=mend)
-        if not 0 <= since <= len(conversation.messages):
-            mend = f"Give 0 to {len(conversation.messages)}, the number of messages"
-            raise ConfigurationError("since", f"{since} messages were not given", mend=mend)
+        # What leaves nothing to judge is a mistake: a host that acts on "allowed" would let pass what nobody has read.
+        if since and not 0 < since < len(conversation.messages):
+            mend = f"Give less than {len(conversation.messages)}, the number of messages"
+            raise ConfigurationError("since", f"no message is left to judge after {since}", mend=mend)
         return chain.screen(conversation, stage, _gate(schema), since, only)
 
     def _check_open(self) -> None:

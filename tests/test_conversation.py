@@ -68,7 +68,9 @@ def test_every_string_that_is_sent_is_a_segment_or_a_known_word_of_the_wire_form
         "", "role", "content", "type", "text", "tool_calls", "name", "tool_result", "reasoning", "id", "index", "url",
         "input", "output", "function", "arguments", "refusal", "audio", "detail", "thinking", "call_id", "image_url",
         "is_error", "annotations", "tool_use_id", "cache_control", "function_call", "tool_call_id",
-        "reasoning_content", *(r.value for r in Role),
+        "reasoning_content", "additional_kwargs", "tool_call_chunks", "invalid_tool_calls", "input_text", "output_text",
+        "tool_use", "tool_call", "function_call_output", "custom_tool_call", "server_tool_use", "json", "search_result",
+        "citation", *(r.value for r in Role),
     }  # fmt: skip
     assert set(hidden) <= structure
 
@@ -124,6 +126,9 @@ def test_tool_calls_results_reasoning_and_nested_keys_are_all_segments() -> None
     assert kinds["f"] is Kind.NAME
 
 
+IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
+
+
 @pytest.mark.parametrize("content", [
     [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}],
     [{"type": "tool_result", "content": [{"type": "image", "source": {}}]}],
@@ -131,18 +136,38 @@ def test_tool_calls_results_reasoning_and_nested_keys_are_all_segments() -> None
     [{"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "AAAA"}}],
     {"type": "image_url", "image_url": {"url": "http://x.example"}},
     [{"type": "tool_result", "output": [{"type": "image_url", "image_url": {}}]}],
+    [{"type": "document", "source": {"type": "content", "content": [{"type": "text", "text": "x"}, IMAGE]}}],
+    [{"type": "document", "source": {"media_type": "application/pdf", "data": "JVBERi0="}}],
+    [{"type": "text", "text": "x", "video_url": {"url": "http://x.example/v"}}],
+    [{"type": "text", "text": "x", "audio_url": "http://x.example/a"}],
+    [{"type": "text", "text": "x", "file_id": "abc"}],
+    [{"type": "function_call_output", "output": {"content": [IMAGE]}}],
+    [{"type": "text", "text": [IMAGE]}],
+    [[IMAGE]],
+    [["x", [{"type": "text", "text": "x", "video_url": "u"}]]],
+    {"content": [IMAGE]},
+    {"a": {"b": [{"image_url": {"url": "u"}}]}},
 ])  # fmt: skip
 def test_parts_that_no_guard_can_read_are_listed(content: list[dict[str, Any]]) -> None:
     assert Conversation.of({"role": "user", "content": content}).unreadable
 
 
-@pytest.mark.parametrize("key", ["images", "audio", "image_url"])
+@pytest.mark.parametrize("key", ["images", "audio", "image_url", "video_url", "image_data"])
 def test_media_beside_the_content_are_listed(key: str) -> None:
     assert Conversation.of({"role": "user", "content": "look", key: ["iVBORw0KGgo"]}).unreadable
 
 
 def test_data_that_merely_has_a_type_key_is_readable() -> None:
     assert not Conversation.of({"role": "tool", "content": {"pets": [{"type": "dog"}]}}).unreadable
+    assert not Conversation.of({"role": "tool", "content": {"found": [{"file": "main.py", "type": "text"}]}}).unreadable
+
+
+def test_what_a_tool_is_called_with_is_text() -> None:
+    function = {"name": "draw", "arguments": {"image": {"width": 3}, "type": "image"}}
+    called = {"role": "assistant", "content": "", "tool_calls": [{"id": "1", "type": "function", "function": function}]}
+    assert not Conversation.of(called).unreadable
+    part = {"type": "document", "source": {"content": [{"type": "text", "text": "x"}]}}
+    assert not Conversation.of({"role": "user", "content": [part]}).unreadable
 
 
 @pytest.mark.parametrize(("message", "hint"), [

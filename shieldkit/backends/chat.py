@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,8 @@ from shieldkit.errors import BackendError, BackendUnavailable
 
 _ANSWERED = ("content", "tool_calls", "reasoning_content", "reasoning", "refusal")
 _SAID = ("text", "thinking", "reasoning", "refusal")
+# On the whole of an answer. Single tokens are longer (runs of blanks), and no text has only these.
+MOST_BYTES_A_TOKEN = 32
 _REASONS = frozenset({"stop", "length", "tool_calls", "content_filter", "function_call"})
 
 
@@ -129,6 +131,29 @@ def count(value: Any) -> int | None:
     return value if type(value) is int and 0 <= value <= 100_000_000 else None
 
 
+def said(message: Mapping[str, Any]) -> str:
+    """All that a model wrote: text, reasoning, and what it calls with which arguments."""
+    thought = message.get("reasoning_content") or message.get("reasoning")  # some servers say it under both names
+    parts = [message.get("content"), thought, message.get("refusal")]
+    calls = message.get("tool_calls")
+    for call in calls if isinstance(calls, list) else ():
+        function = call.get("function") if isinstance(call, Mapping) else None
+        parts += [function.get("name"), function.get("arguments")] if isinstance(function, Mapping) else [call]
+    return "".join(p if isinstance(p, str) else json.dumps(p, ensure_ascii=False, default=str) for p in parts if p)
+
+
+def written_tokens(text: str, told: int | None, most: int, count: Callable[[str], int] | None = None) -> int:
+    """The tokens of an answer, within `most`: what is told, but no fewer than its text has by `count`, or can have.
+
+    A server that tells too few would let its users write for nothing. Where nothing is told, a token is a byte.
+    """
+    if count is not None:
+        return max(told or 0, min(count(text), most))
+    size = len(text.encode("utf-8", "replace"))
+    least = size if told is None else -(-size // MOST_BYTES_A_TOKEN)
+    return max(told or 0, min(least, most))
+
+
 def _choice(answer: Any) -> Mapping[str, Any]:
     choices = answer.get("choices") if isinstance(answer, Mapping) else None
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], Mapping):
@@ -158,15 +183,29 @@ def _is_logprob(value: Any) -> bool:
 
 
 @dataclass(slots=True)
+class _Called:
+    """A tool call, as far as it has come."""
+
+    id: str | None = None
+    name: list[str] = field(default_factory=list)
+    arguments: list[str] = field(default_factory=list)
+
+    def wire(self) -> dict[str, Any]:
+        function = {"name": "".join(self.name), "arguments": "".join(self.arguments)}
+        call = {"type": "function", "function": function}
+        return call if self.id is None else {**call, "id": self.id}
+
+
+@dataclass(slots=True)
 class Gathered:
-    """A streamed answer, gathered: `add` takes an event, and gives the new text.
+    """A streamed answer, gathered: `add` takes an event, and gives the new text. Bits are joined once, at the end.
 
     `most_tokens` is no fewer than the tokens that have come, with reasoning and tool calls, which are in no text.
     """
 
     text: list[str] = field(default_factory=list)
-    other: dict[str, str] = field(default_factory=dict)
-    calls: dict[int, dict[str, Any]] = field(default_factory=dict)
+    other: dict[str, list[str]] = field(default_factory=dict)
+    calls: dict[int, _Called] = field(default_factory=dict)
     reason: str = "stop"
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -176,8 +215,8 @@ class Gathered:
 
     @property
     def most_tokens(self) -> int:
-        """No common vocabulary needs more than a token for two bytes of text; a piece is at least a token."""
-        return max(self.pieces, self.size_bytes // 2)
+        """A token is at least a byte, and some vocabularies spell rare scripts byte by byte; a piece is at least a token."""
+        return max(self.pieces, self.size_bytes)
 
     def add(self, event: Any) -> str:
         """Raises `BackendError` for what is no event of a completion."""
@@ -196,7 +235,7 @@ class Gathered:
             raise BackendError("the server's answer is not of the form that was agreed")
         for key in ("reasoning_content", "reasoning", "refusal"):
             if isinstance(delta.get(key), str):
-                self.other[key] = self.other.get(key, "") + delta[key]
+                self.other.setdefault(key, []).append(delta[key])
                 self._came(delta[key])
         for call in delta.get("tool_calls") or ():
             self._call(call)
@@ -213,22 +252,21 @@ class Gathered:
     def _call(self, part: Any) -> None:
         if not isinstance(part, Mapping) or type(part.get("index", 0)) is not int or len(self.calls) > 256:
             raise BackendError("the server's answer is not of the form that was agreed")
-        call = self.calls.setdefault(
-            part.get("index", 0), {"type": "function", "function": {"name": "", "arguments": ""}}
-        )
+        call = self.calls.setdefault(part.get("index", 0), _Called())
         if isinstance(part.get("id"), str):
-            call["id"] = part["id"]
+            call.id = part["id"]
         function = part.get("function")
-        for key in ("name", "arguments"):
+        for key, said in (("name", call.name), ("arguments", call.arguments)):
             if isinstance(function, Mapping) and isinstance(function.get(key), str):
-                call["function"][key] += function[key]
+                said.append(function[key])
                 self._came(function[key])
 
     def answer(self) -> Answer:
         """The whole. Raises `BackendError` when the stream broke off."""
         if not self.ended:
             raise BackendUnavailable("the server's answer broke off")
-        message: dict[str, Any] = {"role": "assistant", "content": "".join(self.text), **self.other}
+        message: dict[str, Any] = {"role": "assistant", "content": "".join(self.text)}
+        message |= {key: "".join(said) for key, said in self.other.items()}
         if self.calls:
-            message["tool_calls"] = [self.calls[i] for i in sorted(self.calls)]
+            message["tool_calls"] = [self.calls[i].wire() for i in sorted(self.calls)]
         return Answer(message, self.reason, self.input_tokens, self.output_tokens)

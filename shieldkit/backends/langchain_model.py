@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from shieldkit.backends.base import Completion, CompletionRequest
-from shieldkit.backends.chat import count, messages_of, tools_of
+from shieldkit.backends.chat import count, messages_of, said, tools_of, written_tokens
 from shieldkit.backends.inert import Inert
 from shieldkit.backends.loop import LoopThread
 from shieldkit.backends.tokens import BYTES_A_TOKEN, most_tokens
@@ -142,7 +142,7 @@ class LangChainModel:
         """New text as it comes, and at last the whole. Closing the iterator ends the call."""
         runnable, messages, keywords, tokens = self._asked(request)
         request.progress.input_tokens = tokens
-        whole: Any = None
+        come: list[Any] = []
         length = pieces = 0
 
         def chunks() -> AsyncIterator[Any]:
@@ -152,17 +152,19 @@ class LangChainModel:
         arriving = self._loop.iterate(chunks, request.deadline, request.cancelled)
         try:
             for chunk in arriving:
-                whole = chunk if whole is None else whole + chunk
+                come.append(chunk)
                 new = _said(chunk.content)[0]
                 size = _size_bytes(chunk)
                 pieces, length = pieces + bool(size), length + size
-                # No common vocabulary needs more than a token for two bytes of text; a piece is at least a token.
-                most = min(max(pieces, length // 2), request.max_output_tokens)
+                # A token is at least a byte, and some vocabularies spell rare scripts so; a piece is at least a token.
+                most = min(max(pieces, length), request.max_output_tokens)
                 request.progress.most_output_tokens = most or None
                 if length > BYTES_A_TOKEN * request.max_output_tokens:
                     raise BackendError("the model writes more than it was allowed")
                 if new:
                     yield new
+            # All in one step: each addition reads again what it adds to, and the arguments of a tool call as JSON.
+            whole = come[0] + come[1:] if come else None
         except Exception as error:
             raise _mapped(error) from None
         finally:
@@ -221,7 +223,7 @@ class LangChainModel:
         reason = _REASONS.get(
             str(about.get("finish_reason") or about.get("stop_reason") or about.get("done_reason")), "stop"
         )
-        written = min(size, request.max_output_tokens) if written is None else written
+        written = written_tokens(said(wire), written, request.max_output_tokens)
         return Completion(wire, tokens if read is None else read, written, reason, self.model)
 
 

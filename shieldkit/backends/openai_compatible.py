@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from cachetools import LRUCache
 
 from shieldkit.backends import reasoning
 from shieldkit.backends.base import Completion, CompletionRequest, Piece, PromptCompletion
-from shieldkit.backends.chat import Answer, messages_of, tools_of
+from shieldkit.backends.chat import Answer, messages_of, said, tools_of, written_tokens
 from shieldkit.backends.dialects import DIALECTS, Asked, Dialect, Served, recognised
 from shieldkit.backends.inert import Inert
 from shieldkit.backends.rendering import ChatTemplate
@@ -384,17 +384,22 @@ class OpenAICompatible:
         """The answer, with its counts held against what was sent and what was allowed."""
         dialect, served, _ = self._server
         read, written = answer.input_tokens, answer.output_tokens
-        text = answer.message.get("content")
-        size = len(text.encode("utf-8", "replace")) if isinstance(text, str) else 0
+        text = said(answer.message)
+        size = len(text.encode("utf-8", "replace"))
         if prompt.exact and dialect.counts_cached and read is not None and read < prompt.tokens:
             raise BackendError(f"the server read {read} of {prompt.tokens} tokens: it cuts prompts ({dialect.flag})")
         if (written or 0) > request.max_output_tokens or size > BYTES_A_TOKEN * request.max_output_tokens:
             raise BackendError(f"the server wrote more than the {request.max_output_tokens} tokens that it was allowed")
         if prompt.exact or not dialect.counts_cached or read is None:
             read = max(read or 0, prompt.tokens)
-        if written is None:
-            written = min(size, request.max_output_tokens)
+        written = written_tokens(text, written, request.max_output_tokens, self._counter)
         return Completion(answer.message, read, written, answer.finish_reason, served.model)
+
+    @property
+    def _counter(self) -> Callable[[str], int] | None:
+        """By the caller's own tokenizer: one of the server's would say what the server says."""
+        files = self._files
+        return None if files is None else lambda text: len(files.encode(text))
 
     def complete_pieces(
         self, pieces: Sequence[Piece], *, max_output_tokens: int, top_logprobs: int = 20, timeout_s: float = 60.0

@@ -36,6 +36,8 @@ from shieldkit.errors import (
 T = TypeVar("T")
 
 MAX_RESPONSE_BYTES = 16_000_000
+MAX_LINE_BYTES = 4_000_000
+"""Of one event of a stream: more than a whole answer is."""
 MAX_ERROR_BYTES = 16_384
 MAX_RETRY_AFTER_S = 3600.0
 KEEPALIVE_S = 2.0
@@ -335,16 +337,26 @@ async def _read(response: Any, most: int, kind: str) -> bytes:
 
 
 async def _lines(response: Any, most: int) -> AsyncIterator[bytes]:
-    total, rest = 0, b""
+    """Only what is new is looked through for a line's end: all calls share the loop, and small chunks are many."""
+    total, line = 0, bytearray()
     async for chunk in response.aiter_raw():
         total += len(chunk)
         if total > most:
             raise BackendError(f"the server's answer is longer than {most} bytes")
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            yield line.rstrip(b"\r")
-    if rest.strip():
-        yield rest
+        *ends, rest = chunk.split(b"\n")
+        for end in ends:
+            _grow(line, end)
+            yield bytes(line).rstrip(b"\r")
+            line.clear()
+        _grow(line, rest)
+    if line.strip():
+        yield bytes(line)
+
+
+def _grow(line: bytearray, more: bytes) -> None:
+    if len(line) + len(more) > MAX_LINE_BYTES:
+        raise BackendError(f"the server's stream has a line longer than {MAX_LINE_BYTES} bytes")
+    line += more
 
 
 def _parsed(body: bytes) -> Any:

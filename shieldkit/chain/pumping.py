@@ -120,8 +120,8 @@ class Pump:
             self._total += len(bit)
             self._bytes += len(bit.encode("utf-8", "replace"))
             self._bits_seen += 1
-            # No common vocabulary needs more than a token for two bytes of text; a bit is at least a token.
-            most = min(max(self._bits_seen, self._bytes // 2), self._request.max_output_tokens)
+            # A token is at least a byte, and some vocabularies spell rare scripts byte by byte; a bit is at least a token.
+            most = min(max(self._bits_seen, self._bytes), self._request.max_output_tokens)
             progress = self._request.progress
             progress.most_output_tokens = max(most, progress.most_output_tokens or 0)
             if self._total > MOST_CHARS_A_TOKEN * self._request.max_output_tokens:

@@ -53,15 +53,17 @@ class ToolGuard:
         conversation = inspection.conversation
         judged = frozenset(inspection.segments)
         origins, flows = Origins(), _Flows(self._settings.flows)
+        origins.define(conversation)
         for number, (message, wire) in enumerate(zip(conversation.messages, conversation.wire(), strict=True)):
-            if not judged.isdisjoint(message.segments):
+            answer = not judged.isdisjoint(message.segments)
+            if answer:
                 places = _places(conversation, message)
                 for call in calls_of(wire, f"messages[{number}]"):
                     index = places.get(call.path, message.segments.start)
                     length = len(conversation.segments[index].text)
                     for rule, reason in self._complaints(call, flows, origins.found):
                         yield inspection.finding(rule, 1.0, index, 0, length, reason)
-            origins.add(conversation, message, wire)
+            origins.add(conversation, message, wire, judged=answer)
 
     def _complaints(self, call: ToolCall, flows: _Flows, origins: Sequence[Origin]) -> Iterator[tuple[str, str]]:
         """Rule and reason of what is wrong with a call. A reason holds the policy's words only."""
@@ -72,9 +74,10 @@ class ToolGuard:
         if allow is not None and not any(matches(call.name, pattern) for pattern in allow):
             yield "not_allowed", "calls a tool that the policy does not allow"
             return
-        gates = (gate for pattern, gate in self._gates.items() if matches(call.name, pattern))
-        if not all(_conforms(gate, call) for gate in gates):
-            yield "arguments", f"the arguments of {call.name} do not conform to the policy's schema"
+        gates = ((pattern, gate) for pattern, gate in self._gates.items() if matches(call.name, pattern))
+        broken = next((pattern for pattern, gate in gates if not _conforms(gate, call)), None)
+        if broken is not None:
+            yield "arguments", f"the arguments of {broken} do not conform to the policy's schema"
         number = flows.deciding(call.name, origins)
         if number is not None and (flow := self._settings.flows[number]).action in _RULE_OF:
             yield _RULE_OF[flow.action], f"flows[{number}]: {_told(flow)}"

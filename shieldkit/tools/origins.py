@@ -1,6 +1,8 @@
 """Where the text of a conversation is from: the user, tools by name, documents by origin.
 
 A result whose tool cannot be told counts as one of any tool, and a document without an origin as one from anywhere.
+Whoever sends a request can write more than the user's turn: what is not trusted in a system prompt, in an earlier turn of
+the assistant or in a tool's definition counts as the user's.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from shieldkit.conversation import Conversation, Message, Role
+from shieldkit.conversation import Conversation, Kind, Message, Role
 from shieldkit.tools.calls import calls_of
 
 _DOCUMENT_PARTS = frozenset({"document", "search_result", "file", "input_file"})
@@ -44,19 +46,33 @@ class Origins:
     _known: set[Origin] = field(default_factory=set)
     _called: dict[str, str] = field(default_factory=dict)
 
-    def add(self, conversation: Conversation, message: Message, wire: Mapping[str, Any]) -> None:
-        """Read the next message; `wire` is its wire form."""
+    def define(self, conversation: Conversation) -> None:
+        """Read the definitions of the tools, which stand before all messages."""
+        if any(s.kind is Kind.TOOL_DEFINITION and not s.trusted for s in conversation.segments):
+            self._note(Origin(Role.USER))
+
+    def add(
+        self, conversation: Conversation, message: Message, wire: Mapping[str, Any], *, judged: bool = False
+    ) -> None:
+        """Read the next message; `wire` is its wire form. One that is `judged` is the model's own."""
         if message.role is Role.ASSISTANT:
             self._called |= {call.id: call.name for call in calls_of(wire) if call.id and call.name}
-        for origin in (*_own(conversation, message, wire, self._called), *_parts(wire, self._called)):
-            if origin not in self._known:
-                self._known.add(origin)
-                self.found.append(origin)
+        if not (judged and message.role is Role.ASSISTANT):
+            for origin in _own(conversation, message, wire, self._called):
+                self._note(origin)
+        for origin in _parts(wire, self._called):
+            self._note(origin)
+
+    def _note(self, origin: Origin) -> None:
+        if origin not in self._known:
+            self._known.add(origin)
+            self.found.append(origin)
 
 
 def origins_of(conversation: Conversation) -> frozenset[Origin]:
     """The origins of all text in a conversation."""
     origins = Origins()
+    origins.define(conversation)
     for message, wire in zip(conversation.messages, conversation.wire(), strict=True):
         origins.add(conversation, message, wire)
     return frozenset(origins.found)
@@ -65,7 +81,8 @@ def origins_of(conversation: Conversation) -> frozenset[Origin]:
 def _own(
     conversation: Conversation, message: Message, wire: Mapping[str, Any], called: Mapping[str, str]
 ) -> Iterator[Origin]:
-    if message.role is Role.USER:
+    said = (s for s in conversation.texts_of(message) if not s.trusted and s.text.strip())
+    if message.role is Role.USER or (message.role in (Role.SYSTEM, Role.ASSISTANT) and any(said)):
         yield Origin(Role.USER)
     if message.role not in (Role.TOOL, Role.DOCUMENT):
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -283,11 +283,39 @@ def test_reasoning_and_calls_count_for_who_leaves_a_stream() -> None:
                 yield ChatGenerationChunk(message=message)
 
     backend = LangChainModel(Thinking(answers=["-"]), context_tokens=8192)
-    asked = CompletionRequest(Conversation.of("hi"), 500, deadline=time.monotonic() + 30)
+    asked = CompletionRequest(Conversation.of("hi"), 600, deadline=time.monotonic() + 30)
     bits = backend.stream(asked)
     assert next(bits) == "Hello"
     bits.close()  # type: ignore[attr-defined]
-    assert asked.progress.most_output_tokens == (200 + 100 + 200 + 5) // 2
+    assert asked.progress.most_output_tokens == 200 + 100 + 200 + 5
+    backend.close()
+
+
+def test_a_provider_that_tells_too_few_tokens_is_not_believed() -> None:
+    usage = {"input_tokens": 5, "output_tokens": 0, "total_tokens": 5}
+    call = {"name": "f", "args": {"x": "word " * 900}, "id": "1"}
+    for message in (
+        AIMessage("word " * 900, usage_metadata=usage), AIMessage("", tool_calls=[call], usage_metadata=usage),
+        AIMessage([{"type": "thinking", "thinking": "word " * 900}], usage_metadata=usage),
+    ):  # fmt: skip
+        backend = LangChainModel(ScriptedChat(answers=[message]), context_tokens=8192)
+        asked = CompletionRequest(Conversation.of("hi"), 1000, deadline=time.monotonic() + 30)
+        assert 140 <= backend.complete(asked).output_tokens <= 160
+        backend.close()
+
+
+def test_a_call_in_many_small_bits_takes_time_as_its_length() -> None:
+    class Calling(ScriptedChat):
+        async def _astream(self, *_: Any, **__: Any) -> AsyncIterator[ChatGenerationChunk]:
+            for i in range(3000):
+                call = {"type": "tool_call_chunk", "name": None if i else "f", "args": "x" * 8, "id": "1", "index": 0}
+                yield ChatGenerationChunk(message=AIMessageChunk("", tool_call_chunks=[call]))
+
+    backend = LangChainModel(Calling(answers=["-"]), context_tokens=8192)
+    start = time.process_time()
+    (whole,) = backend.stream(CompletionRequest(Conversation.of("hi"), 4000, deadline=time.monotonic() + 60))
+    assert time.process_time() - start < 4
+    assert not isinstance(whole, str)
     backend.close()
 
 

@@ -180,6 +180,30 @@ def test_a_server_that_reads_less_than_was_sent_is_an_error(tokenizer: Path) -> 
         backend.complete(ask("hello"))
 
 
+# -- what an answer counts for ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("told", "by_tokenizer", "least", "most"), [
+    (0, False, 140, 160), (5, False, 140, 160), (900, False, 900, 900), (None, False, 2000, 2000),
+    (0, True, 900, 2000), (2000, True, 2000, 2000), (None, True, 900, 2000),
+])  # fmt: skip
+@pytest.mark.parametrize("where", ["content", "reasoning", "call"])
+def test_a_server_that_tells_too_few_tokens_is_not_believed(
+    tokenizer: Path, where: str, told: int | None, by_tokenizer: bool, least: int, most: int
+) -> None:
+    text = "word " * 900
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": text}}
+    said = {"content": {"content": text}, "reasoning": {"reasoning": text, "reasoning_content": text},
+            "call": {"content": "", "tool_calls": [call]}}[where]  # fmt: skip
+    done: dict[str, Any] = {"choices": [{"message": {"role": "assistant", **said}, "finish_reason": "stop"}]}
+    if told is not None:
+        done["usage"] = {"prompt_tokens": 5, "completion_tokens": told}
+    routes = {"v1__models": models("x", max_model_len=4096), "v1__chat__completions": says(done)}
+    more = {"tokenizer": tokenizer} if by_tokenizer else {}
+    with upstream(**routes) as server, opened(server, dialect="plain", **more) as backend:
+        assert least <= backend.complete(ask("hi", 2000)).output_tokens <= most
+
+
 # -- TGI -------------------------------------------------------------------------------------------------------------
 
 INFO = {

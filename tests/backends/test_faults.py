@@ -9,14 +9,15 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
 from shieldkit import BackendError, CallOptions, Policy, Principal, Shield, Usage
 from shieldkit.backends import CompletionRequest, OpenAICompatible
-from shieldkit.backends.wire import KEEPALIVE_S, _Sending
+from shieldkit.backends.chat import Gathered
+from shieldkit.backends.wire import KEEPALIVE_S, _lines, _Sending
 from shieldkit.budget import MemoryLedger
 from shieldkit.conversation import Conversation
 from shieldkit.errors import BackendBusy, BackendTimeout, ConfigurationError, ContextExceeded
@@ -400,8 +401,8 @@ def test_a_stream_gives_its_bits_and_then_the_whole() -> None:
 
 
 @pytest.mark.parametrize(("delta", "most"), [
-    ({"role": "assistant"}, 2), ({"reasoning_content": "hm, " * 50}, 102),
-    ({"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": "x" * 200}}]}, 103),
+    ({"role": "assistant"}, 5), ({"reasoning_content": "hm, " * 50}, 205), ({"reasoning": "\U00012000"}, 9),
+    ({"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": "x" * 200}}]}, 206),
 ])  # fmt: skip
 def test_reasoning_and_calls_count_for_who_leaves_a_stream(delta: dict[str, object], most: int) -> None:
     first = b"data: " + json.dumps({"choices": [{"index": 0, "delta": delta}]}).encode() + b"\n\n"
@@ -415,6 +416,7 @@ def test_reasoning_and_calls_count_for_who_leaves_a_stream(delta: dict[str, obje
         backend.close()
 
 
+LONG = b'data: {"choices": [], "x": "' + b"x" * 4_000_000 + b'"}\n\n'
 STREAM_FAULTS: dict[str, tuple[Handler, type[BackendError]]] = {
     "breaks off": (stream_of(event("Hel")), BackendError),
     "hangs": (stream_of(event("Hel"), then=hang), BackendTimeout),
@@ -423,6 +425,7 @@ STREAM_FAULTS: dict[str, tuple[Handler, type[BackendError]]] = {
     "does not stream": (says(answer()), BackendError),
     "never ends": (stream_of(*[event("x" * 1000)] * 200), BackendError),
     "has no line ends": (stream_of(b"x" * 17_000_000), BackendError),
+    "has a line as long as no event is": (stream_of(LONG, event("", "stop")), BackendError),
     "500": (lambda e: e.json({}, "500 Internal Server Error"), BackendError),
 }
 
@@ -438,6 +441,34 @@ def test_every_fault_of_a_stream_is_a_typed_error_in_time(name: str) -> None:
             list(backend.stream(request(2.0 if kind is BackendTimeout else 30.0)))
         assert time.monotonic() - start < 33
         backend.close()
+
+
+def test_a_line_in_many_small_chunks_takes_time_as_its_length() -> None:
+    class Drips:
+        async def aiter_raw(self) -> AsyncIterator[bytes]:
+            for _ in range(10_000):
+                yield b"x" * 200
+            yield b"\r\ny\n\nz"
+
+    async def read() -> list[bytes]:
+        return [line async for line in _lines(Drips(), 10_000_000)]
+
+    start = time.process_time()
+    assert asyncio.run(read()) == [b"x" * 2_000_000, b"y", b"", b"z"]
+    assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize("delta", [
+    {"reasoning": "aaaaaaaa"}, {"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": "aaaaaaaa"}}]},
+])  # fmt: skip
+def test_an_answer_in_many_small_bits_takes_time_as_its_length(delta: dict[str, object]) -> None:
+    whole, start = Gathered(), time.process_time()
+    for _ in range(100_000):
+        whole.add({"choices": [{"delta": delta}]})
+    whole.add({"choices": [{"delta": {}, "finish_reason": "stop"}]})
+    said = json.dumps(whole.answer().message)
+    assert time.process_time() - start < 1.2
+    assert "aaaaaaaa" * 100_000 in said
 
 
 @pytest.mark.parametrize("how", ["close", "cancel"])

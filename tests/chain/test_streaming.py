@@ -376,7 +376,23 @@ async def test_a_reader_who_leaves_ends_the_generation_and_pays_for_what_was_gen
         assert settled(ledger)
         charged = spent(ledger)
     assert charged >= 20
-    assert backend.given - 5 <= charged <= 3 * backend.given
+    assert backend.given - 5 <= charged <= 5 * backend.given
+
+
+def test_who_leaves_pays_for_a_script_that_is_spelt_byte_by_byte() -> None:
+    def slow(request: CompletionRequest) -> Iterator[str]:
+        yield "\U00012000" * 200
+        request.cancelled.wait(5)
+        raise BackendTimeout("the caller is gone")
+
+    ledger = MemoryLedger()
+    watched = policy("guards: {leak: {}}", "{mode: windowed, hold_back_chars: 0}", budget=LIMITS, mode="monitor")
+    with Shield(watched, Streamed(slow), ledger=ledger) as shield:
+        stream = shield.stream("hello", principal=Principal(user="u"))
+        assert next(stream).text
+        stream.close()  # type: ignore[attr-defined]
+        assert settled(ledger)
+        assert spent(ledger) >= 4 * 200
 
 
 async def astream(shield: Shield) -> AsyncIterator[StreamEvent]:
