@@ -43,7 +43,7 @@ ALLOWED = {"haystack": 1.0, "unseen": 10.0}
 """Alarms a million tokens, for each head."""
 ALLOWED_CHATS = 0.01
 """The share of short prompts, for the direct head."""
-ALLOWED_PIECES = 0.005
+ALLOWED_PIECES = 0.004
 """The share of short pieces of data, for each head."""
 LIKELY, CERTAIN, SLOPE = 0.75, 0.999, 0.6
 MISSED, SURE = 0.005, 3.0

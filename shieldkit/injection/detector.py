@@ -56,7 +56,7 @@ _WORD = re.compile(r"\w{2,}")
 _FOLDER = Path(__file__).parent / "data"
 _SHA256 = {
     "sweep.onnx": "7bd80365a4d127ede392253c4eea85f6eccd1cf2e796bdaa5d754f58b61abe75",
-    "sweep.npz": "bd9804e970b107dfae85bad97d0e3c992c51a16db1eef131eb84525e4ef016fe",
+    "sweep.npz": "67f97bc6e41d53267f23c5b3b02ec48cede999563d0255816c295378b8e564bb",
     "skim.onnx": "b28188a3cede99f4b2e073a1a89d4c913963eeb9214e6c4cffeee0d46e6567d6",
     "encoder_words.onnx": "9b879687f2ca25ecef0f85fce10e6f56a6d8576bef244c227ac2741899471d90",
     "encoder_lower.onnx": "eed3bfb982d5aa91995b8199eb3584216fcf41bd594defa9c4b921ef4b3277c4",
