@@ -76,11 +76,9 @@ class LeakGuard:
                 score = self._score(found.share)
                 yield inspection.finding("system_prompt", score, index, found.start, found.end, message)
         for token in self._control_tokens:
-            at, seen = text.find(token), 0
-            while at >= 0 and seen < secrets.MAX_FOUND:
+            for place in secrets.places(token, text):
                 message = "a control token of the model is in the answer"
-                yield inspection.finding("control_token", 1.0, index, at, at + len(token), message)
-                at, seen = text.find(token, at + len(token)), seen + 1
+                yield inspection.finding("control_token", 1.0, index, *place, message)
         if self._settings.secrets:
             for rule, start, end in secrets.find(text):
                 yield inspection.finding(rule, 1.0, index, start, end, "something of the shape of a secret")

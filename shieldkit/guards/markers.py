@@ -9,6 +9,7 @@ Trusted segments are read too; the policy flags there at most, since the applica
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from shieldkit.conversation import Role, Segment
@@ -24,6 +25,7 @@ from shieldkit.remembered import Remembered
 from shieldkit.text import Canonical, Signal, canonicalise, signals
 from shieldkit.text.pending import CONTEXT_CHARS
 from shieldkit.text.pending import pending as text_pending
+from shieldkit.text.signals import MOST_SPANS
 from shieldkit.text.signals import pending as word_pending
 
 _WORDS = {
@@ -41,6 +43,7 @@ _WORDS = {
 }
 MAX_FINDINGS = 256
 _SLIPS = frozenset({"invisible_text", "mixed_script"})
+_ASCII = "".join(map(chr, range(128)))
 REMEMBERED = 1 << 16
 """How many findings are remembered over all segments; a segment without any takes as much as one finding."""
 
@@ -82,7 +85,9 @@ class MarkerGuard:
         return True
 
     def check(self, inspection: Inspection) -> Report:
-        """At most `MAX_FINDINGS` a segment, the highest scores first to stay; the text is read to its end all the same."""
+        """`MAX_FINDINGS` a segment, the highest scores first to stay, and one over all others of a rule: redaction takes
+        what findings say, and must leave none of them.
+        """
         findings: list[Finding] = []
         unread: dict[int, tuple[Span, ...]] = {}
         for index in inspection.segments:
@@ -108,8 +113,9 @@ class MarkerGuard:
 
     def _judge(self, canonical: Canonical) -> _Judged:
         found: list[Marker | Signal] = [*self._engine.find(canonical), *runs(canonical), *dense(canonical)]
-        found += signals(canonical.original)
-        kept = sorted(found, key=lambda m: -m.score)[:MAX_FINDINGS]
+        found += _all_signals(canonical.original)
+        ranked = sorted(found, key=lambda m: -m.score)
+        kept = [*ranked[:MAX_FINDINGS], *_over(ranked[MAX_FINDINGS:])]
         return _Judged(tuple(sorted(kept, key=lambda m: (m.start, m.end))), canonical.complete)
 
     def self_test(self) -> None:
@@ -118,3 +124,21 @@ class MarkerGuard:
         seen = all(any(m.score >= 0.9 for m in self._engine.find(canonicalise(t))) for t in texts)
         if not seen or self._engine.find(canonicalise("How do I start the system?")):
             raise SelfTestError("guards.markers", "does not tell control tokens from words", mend="Install it anew")
+
+
+def _over(rest: Sequence[Marker | Signal]) -> Iterator[Signal]:
+    """One for each rule, from the first of its places to the last."""
+    for rule in sorted({m.rule for m in rest}):
+        own = [m for m in rest if m.rule == rule]
+        yield Signal(rule, max(m.score for m in own), min(m.start for m in own), max(m.end for m in own))
+
+
+def _all_signals(text: str) -> Iterator[Signal]:
+    """The signals of a text. Where no more of a rule are told of, one goes on to the last character that may be one."""
+    found = list(signals(text))
+    yield from found
+    for rule in _SLIPS:
+        own = [s for s in found if s.rule == rule]
+        if len(own) >= MOST_SPANS:
+            last = own[-1]
+            yield Signal(rule, last.score, last.start, max(last.end, len(text.rstrip(_ASCII))))

@@ -7,6 +7,7 @@ slower than a request can wait for; these run on RE2, and only where a cheap lit
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -67,14 +68,34 @@ def pending(text: str) -> int:
 
 
 def find(text: str) -> Iterator[tuple[str, int, int]]:
-    """Each secret in `text`, in order, at most `MAX_FOUND` of a kind: its rule, and its span. Shapes earlier in the list win."""
+    """Each secret in `text`, in order: its rule, and its span. Shapes earlier in the list win.
+
+    Of a kind, `MAX_FOUND` at most; then one from the first of all others to the last of them.
+    """
     found: list[tuple[int, int, int]] = []
+    others: list[tuple[str, int, int]] = []
     for rank, shape in enumerate(SHAPES):
         if any(literal in text for literal in shape.literals):
-            matches = itertools.islice(shape.pattern.finditer(text), MAX_FOUND)
-            found += [(match.start(), rank, match.end()) for match in matches]
+            matches = shape.pattern.finditer(text)
+            found += [(match.start(), rank, match.end()) for match in itertools.islice(matches, MAX_FOUND)]
+            others += [(shape.rule, *over) for over in _over(match.span() for match in matches)]
     reached = 0
     for start, rank, end in sorted(found):
         if start >= reached:
             yield SHAPES[rank].rule, start, end
             reached = end
+    yield from others
+
+
+def places(token: str, text: str) -> Iterator[tuple[int, int]]:
+    """Where `token` stands in `text`, bounded as `find` is."""
+    matches = (match.span() for match in re.finditer(re.escape(token), text))
+    yield from itertools.islice(matches, MAX_FOUND)
+    yield from _over(matches)
+
+
+def _over(spans: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """One span over all of them, if there are any."""
+    first = next(spans, None)
+    if first is not None:
+        yield first[0], max((end for _, end in spans), default=first[1])

@@ -212,6 +212,17 @@ def test_clean_text_holds_no_secrets(corpora: Path, name: str) -> None:
         assert len(list(secrets.find(file.read()[:2_000_000]))) <= 2
 
 
+@pytest.mark.parametrize("secret", [FAKE["aws_key"], FAKE["jwt"], "<|im_end|>"])
+def test_redaction_takes_what_is_found_more_often_than_is_told(secret: str) -> None:
+    policy = Policy.from_yaml("name: x\nguards: {leak: {action: redact}}")
+    with Shield(policy, Scripted(f"Hello. {f'{secret} ' * 1100} Goodbye.")) as shield:
+        reply = shield.invoke("x")
+    assert reply.text is not None
+    assert secret not in reply.text
+    assert reply.text.startswith("Hello. ")
+    assert reply.text.endswith(" Goodbye.")
+
+
 def test_many_secrets_cost_linear_time() -> None:
     start = time.process_time()
     for unit in (FAKE["aws_key"] + " ", "-----BEGIN PRIVATE KEY-----"):

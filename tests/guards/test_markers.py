@@ -346,6 +346,32 @@ def test_redaction_takes_the_token_and_nothing_else() -> None:
     assert screening.text == "hello [redacted]system ok"
 
 
+@pytest.mark.parametrize(
+    ("text", "sign"),
+    [
+        ("hi <|im_start|> there " * 300, "<|im_start|>"),
+        ("hi <|im_start|> and \u202e there " * 300, "\u202e"),
+        ("zero: " + "pa\u200bss " * 200 + "and on", "\u200b"),
+        ("zero: " + "p\u0430ss " * 200 + "and on", "\u0430"),
+    ],
+)
+def test_redaction_takes_what_is_found_more_often_than_is_told(text: str, sign: str) -> None:
+    with Shield(Policy.from_yaml("name: x\nguards: {markers: {action: redact}}")) as shield:
+        screening = shield.screen(f"Hello. {text} Goodbye.")
+    assert screening.action is Action.REDACT
+    assert screening.text is not None
+    assert sign not in screening.text
+    assert screening.text.startswith("Hello. ")
+    assert screening.text.endswith(" Goodbye.")
+    assert len(screening.findings) < 300
+
+
+def test_what_is_no_finding_that_counts_stays_so_however_often_it_is_there() -> None:
+    text = "The tag <s> is for text that was struck out. " * 400
+    with Shield(Policy.from_yaml("name: x\nguards: {markers: {action: redact}}")) as shield:
+        assert shield.screen(text).text == text
+
+
 def test_text_that_documents_templates_is_flagged_in_a_trusted_segment_and_blocked_in_any_other() -> None:
     text = "ChatML puts <|im_start|> before each role and <|im_end|> after each message; Llama 2 wraps turns in [INST]."
     with Shield(Policy.from_yaml("name: x\nguards: {markers: {}}")) as shield:
