@@ -11,13 +11,15 @@ from collections.abc import Iterator
 from shieldkit.conversation import Role
 from shieldkit.errors import SelfTestError
 from shieldkit.guards.base import Inspection, Pending, Report
-from shieldkit.leak import canary, overlap, secrets
+from shieldkit.leak import canary, escapes, overlap, secrets
 from shieldkit.outcome import Finding, Stage
 from shieldkit.policy.model import LeakSettings
 from shieldkit.remembered import Remembered
 from shieldkit.text import Canonical, canonicalise, digest
 from shieldkit.text.pending import CONTEXT_CHARS
 from shieldkit.text.pending import pending as text_pending
+
+_WORDS = {"control_token": "a control token of the model is in the answer"}
 
 
 class LeakGuard:
@@ -45,16 +47,21 @@ class LeakGuard:
         canonical = inspection.canonical(index)
         text, mark = canonical.original, inspection.request.get("canary")
         last_words = overlap.pending(canonical.text)
-        longest = min(max(map(len, self._beginnings), default=0), len(text))
         settled = min(
             text_pending(canonical),
             canonical.span(last_words, last_words)[0],
             canary.pending(mark, canonical) if isinstance(mark, str) else len(text),
-            secrets.pending(text) if self._settings.secrets else len(text),
-            *(len(text) - n for n in range(longest, 0, -1) if text[-n:] in self._beginnings),
+            self._begun(text),
+            *(escapes.place(way, self._begun(read)) for read, way in escapes.unescaped(text)),
         )
         begun = (self._disclosure(prompt, canonical) for prompt in self._prompts_of(inspection))
         return Pending(min([settled, *(found.start for found in begun if found is not None)]), settled)
+
+    def _begun(self, text: str) -> int:
+        """Where at the end of a text a control token or a secret may have begun."""
+        longest = min(max(map(len, self._beginnings), default=0), len(text))
+        tokens = (len(text) - n for n in range(longest, 0, -1) if text[-n:] in self._beginnings)
+        return min([len(text), *tokens, secrets.pending(text) if self._settings.secrets else len(text)])
 
     def _prompts_of(self, inspection: Inspection) -> list[frozenset[str]]:
         return [
@@ -75,13 +82,24 @@ class LeakGuard:
                 message = f"{found.share:.0%} of the system prompt's word runs are in the answer"
                 score = self._score(found.share)
                 yield inspection.finding("system_prompt", score, index, found.start, found.end, message)
+        for rule, start, end in dict.fromkeys(self._by_shape(text)):
+            yield inspection.finding(
+                rule, 1.0, index, start, end, _WORDS.get(rule, "something of the shape of a secret")
+            )
+
+    def _by_shape(self, text: str) -> Iterator[tuple[str, int, int]]:
+        """Control tokens and secrets, also as they are read out of JSON: who asked for data gets it parsed."""
+        yield from self._in(text)
+        for read, way in escapes.unescaped(text):
+            for rule, start, end in self._in(read):
+                yield rule, escapes.place(way, start), escapes.place(way, end)
+
+    def _in(self, text: str) -> Iterator[tuple[str, int, int]]:
         for token in self._control_tokens:
             for place in secrets.places(token, text):
-                message = "a control token of the model is in the answer"
-                yield inspection.finding("control_token", 1.0, index, *place, message)
+                yield "control_token", *place
         if self._settings.secrets:
-            for rule, start, end in secrets.find(text):
-                yield inspection.finding(rule, 1.0, index, start, end, "something of the shape of a secret")
+            yield from secrets.find(text)
 
     def _runs(self, prompt: str) -> frozenset[str]:
         """The prompt's runs of words; an application asks with the same prompt again and again."""

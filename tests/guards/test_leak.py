@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import time
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from shieldkit import Policy, Shield
 from shieldkit.conversation import Conversation
-from shieldkit.leak import canary, overlap, secrets
+from shieldkit.leak import canary, escapes, overlap, secrets
 from shieldkit.text import canonicalise
 from tests.disguises import DISGUISES
 from tests.scripted import Scripted
@@ -221,6 +222,63 @@ def test_redaction_takes_what_is_found_more_often_than_is_told(secret: str) -> N
     assert secret not in reply.text
     assert reply.text.startswith("Hello. ")
     assert reply.text.endswith(" Goodbye.")
+
+
+def escaped(text: str, every: int = 1) -> str:
+    return "".join(f"\\u{ord(c):04x}" if n % every == 0 else c for n, c in enumerate(text))
+
+
+@pytest.mark.parametrize("rule", [*FAKE, "control_token"])
+@pytest.mark.parametrize("every", [1, 7, 1000])
+def test_a_secret_in_escapes_of_json_is_one_in_text_and_in_tool_calls(rule: str, every: int) -> None:
+    secret = FAKE.get(rule, "<|im_end|>")
+    text = '{"k":"' + escaped(secret, every) + '"}'
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": text}}
+    for answer in (text, f"It's here: {text}", json.dumps(text), json.dumps(json.dumps(secret))):
+        assert ask(answer)[0] == f"leak.{rule}"
+    assert ask({"role": "assistant", "content": "", "tool_calls": [call]})[0] == f"leak.{rule}"
+
+
+def test_data_holds_no_key_that_was_in_escapes() -> None:
+    policy = Policy.from_yaml("name: x\nguards: {leak: {}, schema: {}}")
+    with Shield(policy, Scripted('{"k":"\\u0041KIAFAKEFAKEFAKEFAKE"}')) as shield:
+        reply = shield.invoke("x", schema={"type": "object"})
+    assert reply.refused
+    assert reply.data is None
+
+
+def test_redaction_takes_all_of_a_key_over_escaped_lines() -> None:
+    pem = "-----BEGIN RSA PRIVATE KEY-----\nZmFrZQ==\nZmFrZQ==\n-----END RSA PRIVATE KEY-----"
+    policy = Policy.from_yaml("name: x\nguards: {leak: {action: redact}}")
+    with Shield(policy, Scripted(json.dumps({"a": "b\n", "k": pem, "z": "c"}))) as shield:
+        text = shield.invoke("x").text
+    assert text is not None
+    assert "ZmFr" not in text
+    assert text.startswith('{"a": "b\\n", "k": "[redacted]-----END')
+    assert text.endswith('", "z": "c"}')
+
+
+@given(st.text('\\\\\\"nu0041AK\u00e9 ', max_size=40))
+def test_what_is_read_out_of_escapes_has_its_place(text: str) -> None:
+    for read, way in escapes.unescaped(text):
+        places = [escapes.place(way, at) for at in range(len(read) + 1)]
+        assert places == sorted(set(places))
+        assert (places[0], places[-1]) == (0, len(text)) if read else True
+        assert all(read[at] == text[place] for at, place in enumerate(places[:-1]) if text[place] != "\\")
+
+
+@given(st.text('\\"\n/\u00e9ab', max_size=40))
+def test_strings_are_read_as_json_has_them(text: str) -> None:
+    for written in (json.dumps(text), json.dumps(text, ensure_ascii=False)):
+        read = [written, *(read for read, _ in escapes.unescaped(written))][min(1, written.count("\\"))]
+        assert read == f'"{text}"'
+
+
+@pytest.mark.parametrize(
+    "text", [r"C:\new\AKIA\hf_x", r"\frac{a}{b} \nabla", r"re: \bsk-\w+", r'{"a":"x\ny\u00e9"}', "\\" * 99]
+)
+def test_ordinary_escapes_are_left_alone(text: str) -> None:
+    assert ask(text)[0] == ""
 
 
 def test_many_secrets_cost_linear_time() -> None:
