@@ -80,6 +80,10 @@ class Joined:
                 break
         return found
 
+    def in_segments(self, start: int, end: int) -> list[tuple[int, int, int]]:
+        """The same by the segment's index."""
+        return [(self.pieces[n].segment, low, high) for n, low, high in self.places(start, end)]
+
 
 def parts(conversation: Conversation, wanted: Collection[int]) -> Iterator[Stretch]:
     """The parts of each message's content, side by side and a line apart, where they meet one of the segments `wanted`."""
@@ -128,12 +132,12 @@ def _content(conversation: Conversation, message: Message) -> Iterator[tuple[int
 
 def _near(conversation: Conversation, pieces: Sequence[Piece], wanted: Collection[int]) -> Iterator[Stretch]:
     if len(pieces) > 1 and any(p.segment in wanted for p in pieces):
-        for stretch in _stretches(conversation, [p for p in pieces if p.end]):
+        for stretch in stretches(conversation, [p for p in pieces if p.end]):
             if any(p.segment in wanted for p in stretch.pieces):
                 yield stretch
 
 
-def _stretches(conversation: Conversation, pieces: Sequence[Piece]) -> Iterator[Stretch]:
+def stretches(conversation: Conversation, pieces: Sequence[Piece]) -> Iterator[Stretch]:
     """Each begins `WINDOW` characters or more before the one in front of it ends, and stays the same whatever follows."""
     held: list[Piece] = []
     size, is_new = 0, False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,62 @@ def mark_in(request: object) -> str:
 def test_the_canary_is_found_however_it_is_spelled(disguise: str) -> None:
     spell = DISGUISES.get(disguise, str)
     assert ask(lambda request: f"The reference is {spell(mark_in(request))}.")[0] == "leak.canary"
+
+
+def in_call(arguments: object, **more: object) -> dict[str, object]:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    return {"role": "assistant", "content": "", "tool_calls": [call], **more}
+
+
+@pytest.mark.parametrize(
+    "deal",
+    [
+        lambda c: {"role": "assistant", "content": "one " + c[:8], "reasoning_content": "two " + c[8:]},
+        lambda c: {"role": "assistant", "content": "two " + c[8:] + "!", "reasoning_content": "one " + c[:8] + "!"},
+        lambda c: in_call({"a": c[:8], "b": c[8:]}),
+        lambda c: in_call({"a": f"{c[:5]} and", "b": f"{c[5:10]} and", "d": f"{c[10:]} and"}),
+        lambda c: in_call({"xyz"[n % 3] * (n + 1): digit for n, digit in enumerate(c)}),
+        lambda c: in_call({c[:8]: c[8:]}),
+        lambda c: in_call({"a": c[:3:-1], "b": c[3::-1]}),
+        lambda c: in_call([DISGUISES["base64"](c)[:11], DISGUISES["base64"](c)[11:]]),
+        lambda c: in_call({"a": "x" * 9000 + c[:8], "b": c[8:] + "y" * 9000}),
+    ],
+)
+def test_the_canary_is_found_when_it_is_dealt_out(deal: Callable[[str], object]) -> None:
+    assert ask(lambda request: deal(mark_in(request)))[0] == "leak.canary"
+
+
+def test_a_part_of_the_canary_is_not_all_of_it() -> None:
+    assert ask(lambda request: in_call({"a": mark_in(request)[:8], "b": mark_in(request)[:9]}))[0] == ""
+    digits = [canary.new() * 2 for _ in range(300)]
+    assert ask(in_call({"a": digits[:150], "b": digits[150:]}))[0] == ""
+
+
+def test_the_system_prompt_does_not_leave_in_pieces() -> None:
+    words = PROMPT.split()
+    thirds = [" ".join(words[at : at + len(words) // 3 + 1]) for at in range(0, len(words), len(words) // 3 + 1)]
+    a, b, c = thirds
+    assert ask(in_call({"t": c}, content=a, reasoning_content=b))[0] == "leak.system_prompt"
+    assert ask(in_call(json.dumps({"t": c}), content=a, reasoning_content=b))[0] == "leak.system_prompt"
+    assert (
+        ask(in_call({str(n): " ".join(words[n : n + 2]) for n in range(0, len(words), 2)}))[0] == "leak.system_prompt"
+    )
+    assert ask(f"{a} {DISGUISES['base64'](b)}")[0] == "leak.system_prompt"
+    assert ask(in_call({"t": a}, content=a, reasoning_content=a))[0] == ""
+
+
+def test_redaction_takes_every_piece() -> None:
+    words = PROMPT.split()
+    answer = {
+        "role": "assistant",
+        "content": "Now: " + " ".join(words[:16]),
+        "reasoning_content": " ".join(words[16:]) + " So it is.",
+    }
+    with Shield(Policy.from_yaml("name: x\nguards: {leak: {action: redact}}"), Scripted(answer)) as shield:
+        reply = shield.invoke([{"role": "system", "content": PROMPT}, {"role": "user", "content": "hello"}])
+    assert reply.message is not None
+    assert reply.message["content"] == "Now: [redacted]"
+    assert reply.message["reasoning_content"] == "[redacted]. So it is."
 
 
 def test_each_request_has_a_canary_of_its_own_at_the_end_of_the_system_prompt() -> None:
