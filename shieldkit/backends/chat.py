@@ -1,15 +1,17 @@
 """The OpenAI chat protocol: a conversation as messages for a server that renders them, and its answers, which are input.
 
 Where only text can be sent, control tokens in text that is not trusted are taken apart by a blank. Chat templates put
-that text beside their own without a seam.
+that text beside their own without a seam, and so they are looked for in what is joined.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from typing import Any
 
 from shieldkit.backends.inert import Inert
@@ -25,25 +27,76 @@ _REASONS = frozenset({"stop", "length", "tool_calls", "content_filter", "functio
 
 def messages_of(conversation: Conversation, inert: Inert) -> list[dict[str, Any]]:
     """The messages in the wire form, with content as one string where it is text alone."""
-
-    def text(index: int) -> str:
-        segment = conversation.segments[index]
-        return segment.text if segment.trusted else inert.neutralised(segment.text)
-
     out: list[dict[str, Any]] = []
-    for wire in conversation.wire(text):
-        message = {key: value for key, value in wire.items() if key in ("role", "name", "tool_call_id")}
-        message["content"] = _content(wire.get("content"))
-        if wire.get("tool_calls"):
-            message["tool_calls"] = [_call(call) for call in wire["tool_calls"]]
+    said: list[list[tuple[str, bool]]] = []  # what each says: its texts, and whether they are trusted
+    for given, wire in zip(conversation.messages, conversation.wire(), strict=True):
+        trusted = all(conversation.segments[i].trusted for i in given.segments)
+        beside = {key: wire[key] for key in ("name", "tool_call_id", "tool_calls") if wire.get(key) is not None}
+        message = {"role": wire["role"], "content": "", **(beside if trusted else _taken_apart(beside, inert))}
+        if calls := message.pop("tool_calls", None):
+            message["tool_calls"] = [_call(call) for call in calls]
+        content = _content(wire.get("content"))
         if message["role"] == "document":
-            message = {"role": "user", "content": f"Document:\n{message['content']}\nEnd of document."}
+            message = {"role": "user", "content": ""}
+            content = f"Document:\n{content}\nEnd of document."
+        if not isinstance(content, str):
+            message["content"] = content if trusted else _parts(content, inert)
+            content = ""
         previous = out[-1] if out else None
         if previous and previous["role"] == message["role"] == "user" and _plain(previous) and _plain(message):
-            previous["content"] += f"\n\n{message['content']}"
+            said[-1] += ("\n\n", True), (content, trusted)
         else:
             out.append(message)
+            said.append([(content, trusted)])
+    for message, texts in zip(out, said, strict=True):
+        if isinstance(message["content"], str):
+            message["content"] = "".join(_side_by_side(texts, inert))
     return out
+
+
+def _side_by_side(texts: Sequence[tuple[str, bool]], inert: Inert) -> list[str]:
+    """Texts that are joined, with a blank inside each control token but those that one of them, which is trusted, has."""
+    if all(trusted for _, trusted in texts):
+        return [text for text, _ in texts]
+    cuts = _cuts("".join(text for text, _ in texts), inert)
+    out, at = [], 0
+    for text, trusted in texts:
+        inside = cuts[bisect_left(cuts, at) : bisect_left(cuts, at + len(text))]
+        kept = {at + cut for cut in _cuts(text, inert)} if trusted and inside else ()
+        places = [cut - at for cut in inside if cut not in kept]
+        out.append(" ".join(text[a:b] for a, b in pairwise([0, *places, len(text)])))
+        at += len(text)
+    return out
+
+
+def _cuts(text: str, inert: Inert) -> list[int]:
+    return list(accumulate(map(len, inert.parts(text))))[:-1]
+
+
+def _parts(content: Sequence[Any], inert: Inert) -> list[Any]:
+    """Content with images: texts that stand side by side are one, and what is cut over the others is taken apart too."""
+    parts: list[Any] = []
+    for part in content:
+        key, before = _key(part), _key(parts[-1]) if parts else None
+        if key and before:
+            parts[-1] = {"type": "text", "text": f"{parts[-1][before]}\n{part[key]}"}
+        else:
+            parts.append(part)
+    keys = [_key(part) for part in parts]
+    texts = _side_by_side([(part[key] if key else "", False) for part, key in zip(parts, keys, strict=True)], inert)
+    return [
+        {**_taken_apart(part, inert), **({key: text} if key else {})}
+        for part, key, text in zip(parts, keys, texts, strict=True)
+    ]
+
+
+def _taken_apart(value: Any, inert: Inert) -> Any:
+    """JSON with a blank inside each control token of its strings."""
+    if isinstance(value, str):
+        return inert.neutralised(value)
+    if isinstance(value, Mapping):
+        return {_taken_apart(key, inert): _taken_apart(inner, inert) for key, inner in value.items()}
+    return [_taken_apart(inner, inert) for inner in value] if isinstance(value, list) else value
 
 
 def tools_of(conversation: Conversation, inert: Inert) -> list[dict[str, Any]]:
@@ -63,13 +116,18 @@ def _content(content: Any) -> Any:
         return content or ""
     if not isinstance(content, list) or not all(isinstance(p, Mapping) and "type" in p for p in content):
         return json.dumps(content, ensure_ascii=False)
-    said = [next((p[key] for key in _SAID if isinstance(p.get(key), str)), None) for p in content]
+    said = [p[key] if (key := _key(p)) else None for p in content]
     if all(isinstance(s, str) for s in said):
         return "\n".join(str(s) for s in said)
     if any(p["type"] in ("image_url", "input_audio", "file") for p in content):
         return content
     rest = (s if s is not None else json.dumps(p, ensure_ascii=False) for s, p in zip(said, content, strict=True))
     return "\n".join(rest)
+
+
+def _key(part: Mapping[str, Any]) -> str | None:
+    """Where a part has its text, if it is one."""
+    return next((key for key in _SAID if isinstance(part.get(key), str)), None)
 
 
 def _call(call: Any) -> Any:

@@ -4,16 +4,20 @@ Control tokens that a user types become real ones when a server tokenizes a rend
 headers raise the success of attacks also as plain text (ChatBug, Jiang et al. 2024). Both are found verbatim and
 disguised: fullwidth, look-alike letters, zero-width characters, tags, entities, escapes, spaced out, encoded.
 
+What is cut over the parts of a message, or over messages of one role in a row, is looked for where they meet (`seams.py`).
+
 Trusted segments are read too; the policy flags there at most, since the application's own text may explain templates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
-from shieldkit.conversation import Role, Segment
+from shieldkit.conversation import Conversation, Role, Segment
 from shieldkit.errors import SelfTestError
+from shieldkit.guards import seams
 from shieldkit.guards.base import INLINE_CHARS, Inspection, Pending, Report
 from shieldkit.markers import Marker, MarkerEngine, dense, runs
 from shieldkit.markers.density import SCORE as DENSITY
@@ -25,6 +29,7 @@ from shieldkit.remembered import Remembered
 from shieldkit.text import Canonical, Signal, canonicalise, signals
 from shieldkit.text.pending import CONTEXT_CHARS
 from shieldkit.text.pending import pending as text_pending
+from shieldkit.text.signals import MOST_SPANS
 from shieldkit.text.signals import pending as word_pending
 
 MEANINGS: Mapping[str, str] = {
@@ -43,8 +48,12 @@ MEANINGS: Mapping[str, str] = {
 """What each rule means."""
 MAX_FINDINGS = 256
 _SLIPS = frozenset({"invisible_text", "mixed_script"})
+_ASCII = "".join(map(chr, range(128)))
 REMEMBERED = 1 << 16
 """How many findings are remembered over all segments; a segment without any takes as much as one finding."""
+
+_Place: TypeAlias = tuple[str, int, int]
+"""A rule, and a span in a segment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +61,14 @@ class _Judged:
     """What was found in a text, in its own offsets, and whether all that is encoded in it was decoded."""
 
     found: tuple[Marker | Signal, ...]
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Joined:
+    """What was found in texts that meet: in which of them, the rule, the score, and the span there."""
+
+    found: tuple[tuple[int, str, float, int, int], ...]
     complete: bool
 
 
@@ -68,6 +85,7 @@ class MarkerGuard:
         self._engine = MarkerEngine(control_tokens, settings.extra_tokens)
         self._settings = settings
         self._judged: Remembered[bytes, _Judged] = Remembered(REMEMBERED, lambda judged: 1 + len(judged.found))
+        self._joined: Remembered[bytes, _Joined] = Remembered(REMEMBERED, lambda joined: 1 + len(joined.found))
 
     @property
     def streamable(self) -> int | None:
@@ -84,18 +102,40 @@ class MarkerGuard:
         return True
 
     def check(self, inspection: Inspection) -> Report:
-        """At most `MAX_FINDINGS` a segment, the highest scores first to stay; the text is read to its end all the same."""
+        """`MAX_FINDINGS` a segment, the highest scores first to stay, and one over all others of a rule: redaction takes
+        what findings say, and must leave none of them.
+        """
         findings: list[Finding] = []
         unread: dict[int, tuple[Span, ...]] = {}
+        known: dict[int, dict[_Place, float]] = {}
         for index in inspection.segments:
             # A text is folded and searched once, as long as it is remembered.
             judged = self._judged.of(inspection.digest(index), lambda i=index: self._judge(inspection.canonical(i)))  # type: ignore[misc]
+            known[index] = {(m.rule, m.start, m.end): m.score for m in judged.found}
             findings += [
                 inspection.finding(m.rule, m.score, index, m.start, m.end, MEANINGS[m.rule]) for m in judged.found
             ]
             if not judged.complete:
                 unread[index] = ()
-        return Report(tuple(findings), unread)
+        met = self._met(inspection, known, unread)
+        return Report((*findings, *dict.fromkeys(met)), unread)
+
+    def _met(
+        self, inspection: Inspection, known: Mapping[int, Mapping[_Place, float]], unread: dict[int, tuple[Span, ...]]
+    ) -> Iterator[Finding]:
+        """What is found where texts meet, in each of them. `known` is what each of them has by itself."""
+        conversation = inspection.conversation
+        met = [*seams.parts(conversation, known)]
+        if inspection.stage is Stage.INPUT:  # an answer is joined with nothing yet
+            met += seams.turns(conversation, known)
+        for stretch in met:
+            joined = self._joined.of(stretch.key(inspection), lambda s=stretch: self._judge_joined(s, conversation))  # type: ignore[misc]
+            if not joined.complete:
+                unread.update({piece.segment: () for piece in stretch.pieces if piece.segment in known})
+            for piece, rule, score, start, end in joined.found:
+                index = stretch.pieces[piece].segment
+                if index in known and score > known[index].get((rule, start, end), 0.0):
+                    yield inspection.finding(rule, score, index, start, end, MEANINGS[rule])
 
     def pending(self, inspection: Inspection, index: int) -> Pending:
         """What may still become a marker, a run, or one of several disguises of which one alone is a slip."""
@@ -110,9 +150,24 @@ class MarkerGuard:
 
     def _judge(self, canonical: Canonical) -> _Judged:
         found: list[Marker | Signal] = [*self._engine.find(canonical), *runs(canonical), *dense(canonical)]
-        found += signals(canonical.original)
-        kept = sorted(found, key=lambda m: -m.score)[:MAX_FINDINGS]
-        return _Judged(tuple(sorted(kept, key=lambda m: (m.start, m.end))), canonical.complete)
+        found += _all_signals(canonical.original)
+        return _Judged(tuple(sorted(_most(found), key=lambda m: (m.start, m.end))), canonical.complete)
+
+    def _judge_joined(self, stretch: seams.Stretch, conversation: Conversation) -> _Joined:
+        """Without what disguises say by themselves: words that meet at a seam may well be of two scripts."""
+        found: dict[tuple[int, str, tuple[int, int]], float] = {}
+        complete = True
+        for joined in stretch.joined(conversation):
+            canonical = canonicalise(joined.text)
+            complete = complete and canonical.complete
+            for m in _most([*self._engine.find(canonical), *runs(canonical)]):
+                places = joined.places(m.start, m.end)
+                for piece, start, end in places:
+                    key = (piece, m.rule, (start, end))
+                    # Inside one piece, what is ambiguous says nothing of the others.
+                    if len(places) > 1 or m.score > BELOW:
+                        found[key] = max(m.score, found.get(key, 0.0))
+        return _Joined(tuple((n, rule, score, *span) for (n, rule, span), score in found.items()), complete)
 
     def self_test(self) -> None:
         """An engine that misses a plain or a fullwidth token, or sees one in a plain sentence, is not used."""
@@ -120,3 +175,27 @@ class MarkerGuard:
         seen = all(any(m.score >= 0.9 for m in self._engine.find(canonicalise(t))) for t in texts)
         if not seen or self._engine.find(canonicalise("How do I start the system?")):
             raise SelfTestError("guards.markers", "does not tell control tokens from words", mend="Install it anew")
+
+
+def _most(found: Sequence[Marker | Signal]) -> Sequence[Marker | Signal]:
+    """The highest scores, and what is over all others."""
+    ranked = sorted(found, key=lambda m: -m.score)
+    return [*ranked[:MAX_FINDINGS], *_over(ranked[MAX_FINDINGS:])]
+
+
+def _over(rest: Sequence[Marker | Signal]) -> Iterator[Signal]:
+    """One for each rule, from the first of its places to the last."""
+    for rule in sorted({m.rule for m in rest}):
+        own = [m for m in rest if m.rule == rule]
+        yield Signal(rule, max(m.score for m in own), min(m.start for m in own), max(m.end for m in own))
+
+
+def _all_signals(text: str) -> Iterator[Signal]:
+    """The signals of a text. Where no more of a rule are told of, one goes on to the last character that may be one."""
+    found = list(signals(text))
+    yield from found
+    for rule in _SLIPS:
+        own = [s for s in found if s.rule == rule]
+        if len(own) >= MOST_SPANS:
+            last = own[-1]
+            yield Signal(rule, last.score, last.start, max(last.end, len(text.rstrip(_ASCII))))

@@ -12,7 +12,7 @@ characters or ten letters of kana, Thai and their like: four letters would be on
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 SHINGLE = 4
@@ -33,11 +33,12 @@ RUN_WEIGHT = 10
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """`share` of the prompt (0..1) that stands in the text, and the span of the text from first to last of it."""
+    """`share` of the prompt (0..1) that stands in the text, the span of the text from first to last of it, and its runs."""
 
     share: float
     start: int
     end: int
+    runs: frozenset[str] = frozenset()
 
 
 def _words(text: str, since: int = 0) -> list[tuple[str, int, int, int]]:
@@ -84,5 +85,16 @@ def containment(wanted: frozenset[str], text: str) -> Overlap | None:
     found = [(run, start, end) for run, start, end in shingles(text) if run in wanted] if wanted else []
     if not found:
         return None
-    share = len({run for run, _, _ in found}) / len(wanted)
-    return Overlap(share, min(f[1] for f in found), max(f[2] for f in found))
+    runs = frozenset(run for run, _, _ in found)
+    return Overlap(len(runs) / len(wanted), min(f[1] for f in found), max(f[2] for f in found), runs)
+
+
+def together(wanted: frozenset[str], found: Sequence[Overlap]) -> Overlap:
+    """What texts hold together, and the span over all of theirs."""
+    runs = frozenset(run for each in found for run in each.runs)
+    return Overlap(
+        len(runs) / max(1, len(wanted)),
+        min((f.start for f in found), default=0),
+        max((f.end for f in found), default=0),
+        runs,
+    )

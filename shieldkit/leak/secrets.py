@@ -9,6 +9,7 @@ What has the shape and is known to open nothing is told apart by `samples`.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -86,21 +87,25 @@ def pending(text: str) -> int:
 
 
 def find(text: str, told: Callable[[], Collection[str]] = frozenset) -> Iterator[tuple[str, int, int]]:
-    """Each secret in `text`, in order, at most `MAX_FOUND` of a kind: its rule, and its span. Shapes earlier in the list win.
+    """Each secret in `text`, in order: its rule, and its span. Shapes earlier in the list win.
 
-    What is only a sample is none, but for those in `told()`: the ones that were told in confidence.
+    Of a kind, `MAX_FOUND` at most; then one from the first of all others to the last of them. What is only a sample is none, but
+    for those in `told()`: the ones that were told in confidence.
     """
     known = cache(told)
     found: list[tuple[int, int, int]] = []
+    others: list[tuple[str, int, int]] = []
     for rank, shape in enumerate(SHAPES):
         if any(literal in text for literal in shape.literals):
-            secret = (m for m in shape.pattern.finditer(text) if shape.real(m[0]) or core(m[0]) in known())
-            found += [(match.start(), rank, match.end()) for match in itertools.islice(secret, MAX_FOUND)]
+            secret = (m.span() for m in shape.pattern.finditer(text) if shape.real(m[0]) or core(m[0]) in known())
+            found += [(start, rank, end) for start, end in itertools.islice(secret, MAX_FOUND)]
+            others += [(shape.rule, *over) for over in _over(secret)]
     reached = 0
     for start, rank, end in sorted(found):
         if start >= reached:
             yield SHAPES[rank].rule, start, end
             reached = end
+    yield from others
 
 
 def shaped(text: str) -> frozenset[str]:
@@ -112,3 +117,17 @@ def shaped(text: str) -> frozenset[str]:
 def core(match: str) -> str:
     """What of a match is the secret: without the scheme of an address, and a full stop or dash that follows it."""
     return match.rpartition("://")[2].rstrip(".-_")
+
+
+def places(token: str, text: str) -> Iterator[tuple[int, int]]:
+    """Where `token` stands in `text`, bounded as `find` is."""
+    matches = (match.span() for match in re.finditer(re.escape(token), text))
+    yield from itertools.islice(matches, MAX_FOUND)
+    yield from _over(matches)
+
+
+def _over(spans: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """One span over all of them, if there are any."""
+    first = next(spans, None)
+    if first is not None:
+        yield first[0], max((end for _, end in spans), default=first[1])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import json
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from shieldkit import Policy, Shield
 from shieldkit.conversation import Conversation
 from shieldkit.guards.leak import LeakGuard
-from shieldkit.leak import canary, overlap, secrets
+from shieldkit.leak import canary, escapes, overlap, secrets
 from shieldkit.text import canonicalise
 from tests.disguises import DISGUISES
 from tests.scripted import Scripted
@@ -42,6 +44,62 @@ def mark_in(request: object) -> str:
 def test_the_canary_is_found_however_it_is_spelled(disguise: str) -> None:
     spell = DISGUISES.get(disguise, str)
     assert ask(lambda request: f"The reference is {spell(mark_in(request))}.")[0] == "leak.canary"
+
+
+def in_call(arguments: object, **more: object) -> dict[str, object]:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    return {"role": "assistant", "content": "", "tool_calls": [call], **more}
+
+
+@pytest.mark.parametrize(
+    "deal",
+    [
+        lambda c: {"role": "assistant", "content": "one " + c[:8], "reasoning_content": "two " + c[8:]},
+        lambda c: {"role": "assistant", "content": "two " + c[8:] + "!", "reasoning_content": "one " + c[:8] + "!"},
+        lambda c: in_call({"a": c[:8], "b": c[8:]}),
+        lambda c: in_call({"a": f"{c[:5]} and", "b": f"{c[5:10]} and", "d": f"{c[10:]} and"}),
+        lambda c: in_call({"xyz"[n % 3] * (n + 1): digit for n, digit in enumerate(c)}),
+        lambda c: in_call({c[:8]: c[8:]}),
+        lambda c: in_call({"a": c[:3:-1], "b": c[3::-1]}),
+        lambda c: in_call([DISGUISES["base64"](c)[:11], DISGUISES["base64"](c)[11:]]),
+        lambda c: in_call({"a": "x" * 9000 + c[:8], "b": c[8:] + "y" * 9000}),
+    ],
+)
+def test_the_canary_is_found_when_it_is_dealt_out(deal: Callable[[str], object]) -> None:
+    assert ask(lambda request: deal(mark_in(request)))[0] == "leak.canary"
+
+
+def test_a_part_of_the_canary_is_not_all_of_it() -> None:
+    assert ask(lambda request: in_call({"a": mark_in(request)[:8], "b": mark_in(request)[:9]}))[0] == ""
+    digits = [canary.new() * 2 for _ in range(300)]
+    assert ask(in_call({"a": digits[:150], "b": digits[150:]}))[0] == ""
+
+
+def test_the_system_prompt_does_not_leave_in_pieces() -> None:
+    words = PROMPT.split()
+    thirds = [" ".join(words[at : at + len(words) // 3 + 1]) for at in range(0, len(words), len(words) // 3 + 1)]
+    a, b, c = thirds
+    assert ask(in_call({"t": c}, content=a, reasoning_content=b))[0] == "leak.system_prompt"
+    assert ask(in_call(json.dumps({"t": c}), content=a, reasoning_content=b))[0] == "leak.system_prompt"
+    assert (
+        ask(in_call({str(n): " ".join(words[n : n + 2]) for n in range(0, len(words), 2)}))[0] == "leak.system_prompt"
+    )
+    assert ask(f"{a} {DISGUISES['base64'](b)}")[0] == "leak.system_prompt"
+    assert ask(in_call({"t": a}, content=a, reasoning_content=a))[0] == ""
+
+
+def test_redaction_takes_every_piece() -> None:
+    words = PROMPT.split()
+    answer = {
+        "role": "assistant",
+        "content": "Now: " + " ".join(words[:16]),
+        "reasoning_content": " ".join(words[16:]) + " So it is.",
+    }
+    with Shield(Policy.from_yaml("name: x\nguards: {leak: {action: redact}}"), Scripted(answer)) as shield:
+        reply = shield.invoke([{"role": "system", "content": PROMPT}, {"role": "user", "content": "hello"}])
+    assert reply.message is not None
+    assert reply.message["content"] == "Now: [redacted]"
+    assert reply.message["reasoning_content"] == "[redacted]. So it is."
 
 
 def test_each_request_has_a_canary_of_its_own_at_the_end_of_the_system_prompt() -> None:
@@ -308,6 +366,75 @@ def test_many_samples_do_not_hide_the_secret_behind_them() -> None:
 def test_clean_text_holds_no_secrets(corpora: Path, name: str) -> None:
     with gzip.open(corpora / "haystack" / f"{name}.txt.gz", "rt", encoding="utf-8") as file:
         assert len(list(secrets.find(file.read()[:2_000_000]))) <= 2
+
+
+@pytest.mark.parametrize("secret", [FAKE["aws_key"], FAKE["jwt"], "<|im_end|>"])
+def test_redaction_takes_what_is_found_more_often_than_is_told(secret: str) -> None:
+    policy = Policy.from_yaml("name: x\nguards: {leak: {action: redact}}")
+    with Shield(policy, Scripted(f"Hello. {f'{secret} ' * 1100} Goodbye.")) as shield:
+        reply = shield.invoke("x")
+    assert reply.text is not None
+    assert secret not in reply.text
+    assert reply.text.startswith("Hello. ")
+    assert reply.text.endswith(" Goodbye.")
+
+
+def escaped(text: str, every: int = 1) -> str:
+    return "".join(f"\\u{ord(c):04x}" if n % every == 0 else c for n, c in enumerate(text))
+
+
+@pytest.mark.parametrize("rule", [*FAKE, "control_token"])
+@pytest.mark.parametrize("every", [1, 7, 1000])
+def test_a_secret_in_escapes_of_json_is_one_in_text_and_in_tool_calls(rule: str, every: int) -> None:
+    secret = FAKE.get(rule, "<|im_end|>")
+    text = '{"k":"' + escaped(secret, every) + '"}'
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": text}}
+    for answer in (text, f"It's here: {text}", json.dumps(text), json.dumps(json.dumps(secret))):
+        assert ask(answer)[0] == f"leak.{rule}"
+    assert ask({"role": "assistant", "content": "", "tool_calls": [call]})[0] == f"leak.{rule}"
+
+
+def test_data_holds_no_key_that_was_in_escapes() -> None:
+    policy = Policy.from_yaml("name: x\nguards: {leak: {}, schema: {}}")
+    with Shield(policy, Scripted('{"k":"\\u0041KIAFAKEFAKEFAKEFAKE"}')) as shield:
+        reply = shield.invoke("x", schema={"type": "object"})
+    assert reply.refused
+    assert reply.data is None
+
+
+def test_redaction_takes_all_of_a_key_over_escaped_lines() -> None:
+    line = "ZmFrZWtleWZha2VrZXlmYWtla2V5ZmFrZXk="
+    pem = f"-----BEGIN RSA PRIVATE KEY-----\n{line}\n{line}\n-----END RSA PRIVATE KEY-----"
+    policy = Policy.from_yaml("name: x\nguards: {leak: {action: redact}}")
+    with Shield(policy, Scripted(json.dumps({"a": "b\n", "k": pem, "z": "c"}))) as shield:
+        text = shield.invoke("x").text
+    assert text is not None
+    assert "ZmFr" not in text
+    assert text.startswith('{"a": "b\\n", "k": "[redacted]-----END')
+    assert text.endswith('", "z": "c"}')
+
+
+@given(st.text('\\\\\\"nu0041AK\u00e9 ', max_size=40))
+def test_what_is_read_out_of_escapes_has_its_place(text: str) -> None:
+    for read, way in escapes.unescaped(text):
+        places = [escapes.place(way, at) for at in range(len(read) + 1)]
+        assert places == sorted(set(places))
+        assert (places[0], places[-1]) == (0, len(text)) if read else True
+        assert all(read[at] == text[place] for at, place in enumerate(places[:-1]) if text[place] != "\\")
+
+
+@given(st.text('\\"\n/\u00e9ab', max_size=40))
+def test_strings_are_read_as_json_has_them(text: str) -> None:
+    for written in (json.dumps(text), json.dumps(text, ensure_ascii=False)):
+        read = [written, *(read for read, _ in escapes.unescaped(written))][min(1, written.count("\\"))]
+        assert read == f'"{text}"'
+
+
+@pytest.mark.parametrize(
+    "text", [r"C:\new\AKIA\hf_x", r"\frac{a}{b} \nabla", r"re: \bsk-\w+", r'{"a":"x\ny\u00e9"}', "\\" * 99]
+)
+def test_ordinary_escapes_are_left_alone(text: str) -> None:
+    assert ask(text)[0] == ""
 
 
 def test_many_secrets_cost_linear_time() -> None:
