@@ -30,7 +30,9 @@ from pydantic import Field, ValidationError, model_validator
 from shieldkit.budget import Principal
 from shieldkit.errors import ConfigurationError
 from shieldkit.policy import reading
-from shieldkit.policy.model import Seconds, Section
+from shieldkit.policy.durations import Seconds
+from shieldkit.policy.model import Section
+from shieldkit.policy.problems import PolicyProblems, Problem, dotted
 
 PREFIX = "sk-shield-"
 MAX_KEYS = 10_000
@@ -108,12 +110,17 @@ class Keys:
         if os.name == "posix" and path.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             problem = "others than its owner may write it, and so let themselves in"
             raise ConfigurationError(str(path), problem, mend=f"chmod go-w {path.name}")
-        data, lines = reading.parse(text, str(path))
+        document = reading.parse(text, str(path))
+        lines = document.lines
+        empty = [dotted(loc) for loc in document.empty]
+        unclear = [Problem(key, "has no value", "Write one, or remove the line", lines.get(key)) for key in empty]
+        if unclear or document.twice:
+            raise PolicyProblems(str(path), [*document.twice, *unclear])
         try:
-            return cls(_File.model_validate(data).keys)
+            return cls(_File.model_validate(document.data, context={"written": True}).keys)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
-            field = reading.dotted(first["loc"]) or "keys"
+            field = dotted(first["loc"]) or "keys"
             where = f"{path}:{lines[field]}: {field}" if field in lines else f"{path}: {field}"
             problem = str(first["msg"]).replace("Input should be", "must be")
             raise ConfigurationError(where, problem, mend="`shieldkit serve --new-key NAME` prints a record") from None

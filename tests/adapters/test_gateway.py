@@ -432,6 +432,8 @@ BAD_FILES: dict[str, tuple[str, str]] = {
     "the same id twice": (f"keys: [{{id: a, sha256: {D}}}, {{id: a, sha256: {'b' * 64}}}]", "same id"),
     "the same key twice": (f"keys: [{{id: a, sha256: {D}}}, {{id: b, sha256: {D}}}]", "same sha256"),
     "a field twice": (f"keys: [{{id: a, sha256: {D}, id: b}}]", "stands twice"),
+    "a field without a value": (f"keys:\n- id: a\n  sha256: {D}\n  tenant:\n", "keys[0].tenant: has no value"),
+    "a window without a unit": (f"keys: [{{id: a, sha256: {D}, requests: {{limit: 1, window: 60}}}}]", "60s"),
     "an alias": (f"keys: [&a {{id: a, sha256: {D}}}, *a]", "anchor"),
 }
 
