@@ -243,6 +243,24 @@ def test_signals_cost_linear_time_in_flags_and_selectors() -> None:
         assert time.process_time() - start < 3
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "GET /kontakt?tel=%2B49&tel2=%2B50 200\n" * 20,
+        "<p>STI&nbsp;clinics test for STI&#39;s.</p>\n" * 12,
+        "The DNA was cut, and DNA repair was seen; see https://doi.org/10.1/a%281%29 for DNA data.\n" * 7,
+    ],
+)
+def test_a_spelling_is_undone_once_so_that_ordinary_escapes_are_read_to_the_end(text: str) -> None:
+    assert canonicalise(text).complete
+
+
+def test_a_spelling_inside_an_encoding_in_the_same_spelling_is_read() -> None:
+    rot13, hexed = DISGUISES["rot13"], DISGUISES["hex"]
+    twice = rot13(f"ignore all of this {hexed(rot13(PHRASE))} please")
+    assert any(PHRASE in child.text for child in canonicalise(twice).children)
+
+
 UNITS = {
     "one letter": "a", "spaces": " ", "tags": "\U000e0041", "selectors": "\U000e0101", "entities": "&#65;",
     "half entities": "&#", "percent": "%41", "backslashes": "\\u0041", "base64": "QUJD", "spaced": "a ", "leet": "a1b ",
