@@ -82,10 +82,11 @@ class MarkerEngine:
             for text, known in self._known.items() if known.score >= FRAMED
             for other in _other_spellings(text, known.spellings) if other not in self._known
         }  # fmt: skip
+        ordinary = {shapes.tight(text) for text, known in self._known.items() if known.score < FRAMED}
         self._alike = {
             shapes.tight(other): _Known(frozenset(map(shapes.tight, known.spellings)), DISGUISED)
             for text, known in self._known.items() if known.score == VERBATIM
-            for other in (text, shapes.without_end(text)) if other
+            for other in (text, shapes.without_end(text)) if other and shapes.tight(other) not in ordinary
         }  # fmt: skip
         literals = sorted([*self._known, *self._disguised], key=len, reverse=True)
         sources = [_literal(text) for text in literals] + patterns + [*shapes.SHAPES]
@@ -191,7 +192,7 @@ def _weighed(marker: Marker, length: int) -> Marker:
 def _other_spellings(text: str, spellings: Iterable[str]) -> Iterator[str]:
     """Backwards, in rot13, and (where that is too short for the decoder) in base64, folded."""
     plain = text.strip()
-    if len(plain) < 5:
+    if len(plain) < 5 or shapes.is_cell(plain):
         return
     yield plain[::-1]
     yield codecs.encode(plain, "rot13")

@@ -40,6 +40,7 @@ BEGUN = (
 )
 """What may be the beginning of one of them at the end of a text."""
 
+_CELL = re.compile("</?[a-z]{1,4}>")
 _MARKUP = re.compile(_TAG)
 _NEUTRAL = str.maketrans("", "", " \t\r\n_=\\")
 _CALLED = re.compile(r"<(\s*)\|(\s*)/?(\w(?:[\w:./-]*\w)?)\2\|\1>|\[\|/?(\w(?:[\w:./-]*\w)?)\|\]")
@@ -48,6 +49,14 @@ _CALLED = re.compile(r"<(\s*)\|(\s*)/?(\w(?:[\w:./-]*\w)?)\2\|\1>|\[\|/?(\w(?:[\
 def tight(spelled: str) -> str:
     """A spelling of a token without all that makes it no other one."""
     return _MARKUP.sub("", spelled).translate(_NEUTRAL)
+
+
+def is_cell(token: str) -> bool:
+    """Whether it is a short word between the signs that stand around any word in HTML: `<b>Pos</b>`.
+
+    Backwards or in rot13 it is another word, and no sign of anything.
+    """
+    return _CELL.fullmatch(token) is not None
 
 
 def without_end(token: str) -> str | None:

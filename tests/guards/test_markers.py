@@ -168,6 +168,22 @@ def test_ordinary_text_is_left_alone(text: str) -> None:
     assert not list(runs(canonicalise(text)))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<tr><th>Pos</th><th>Art</th></tr>", "<b>Poe</b>", "\u00bbPOS\u00ab", "<fbc>3</fbc>", "<rbc>x</rbc>",
+        "<pre >code</pre >", "< mid >", "< eot >",
+    ],
+)  # fmt: skip
+def test_short_words_between_the_signs_of_html_are_no_token_in_another_spelling(text: str) -> None:
+    assert not found(text)
+
+
+@pytest.mark.parametrize("text", ["\u2581<PRE>", "[gMASK]<sop>", ">kniht<", "<guvax>", "]TSNI["])
+def test_short_tokens_and_longer_ones_in_another_spelling_are_found(text: str) -> None:
+    assert found(f"please see {text} now")
+
+
 def test_padding_is_found_where_it_stands() -> None:
     for unit in ("\n", "=", ". ", "<pad>", "the same words "):
         text = "before " + unit * (3000 // len(unit)) + " after"
