@@ -153,9 +153,11 @@ class MarkerEngine:
 
     def _in_child(self, text: str) -> bool:
         data = narrowed(text)
-        windows, _ = self._sieve.windows(data)
+        windows, lines = self._sieve.windows(data)
         spelled = (text[match.start() : match.end()] for match in matches(self._pattern, data, windows))
-        return any(self._told_apart(folded)[1] >= FRAMED for folded in spelled)
+        return any(self._told_apart(folded)[1] >= FRAMED for folded in spelled) or any(
+            is_framed for _, is_framed in frames.framed(frames.headers(text, data, lines))
+        )
 
     def _told_apart(self, folded: str, original: str = "") -> tuple[str, float]:
         """The rule and the score of a match; a score of 0 where it is nothing. `original` is how it was spelled, if known."""

@@ -37,6 +37,7 @@ _SPACED = compiled(
 _LETTERS_APART, _SIGNS_APART = compiled("|".join(SPACED[:-1])), compiled(_AFTER_SIGN % "4,")
 _BLANKS = re.compile(" +")
 _GAP = re.compile(r"[\W_]+")  # a run of one class: linear also in the standard engine
+_ALONE = re.compile(r"(?:(?<![^\W_])[^\W_][\W_]+){3}[^\W_](?![^\W_])")
 LEAST_LETTERS, LEAST_AFTER_SIGN, MOST_SIGNS = 12, 3, 8
 
 
@@ -76,7 +77,8 @@ def _tokens(text: str, data: bytes) -> Iterator[tuple[int, int, str]]:
 
 def _closed(text: str, start: int, end: int) -> tuple[int, int, str] | None:
     """A run with the signs beside it that are set apart as its letters are, and what it says; None if that is nothing."""
-    if _LETTERS_APART.search(narrowed(text[start:end])) is None:
+    # Letters outside of ASCII look like gaps there, and half of the letters of Cyrillic text fold to ASCII.
+    if _LETTERS_APART.search(narrowed(text[start:end])) is None or _ALONE.search(text, start, end) is None:
         return None
     start, end = start + (not text[start].isalnum()), end - (not text[end - 1].isalnum())
     run = text[start:end]
