@@ -34,6 +34,7 @@ FILLERS = frozenset({"bos", "eos", "padding", "sep", "unk", "cls", "turn_end"})
 LEAST_FILLERS = 8
 """How many tokens of these roles in a row are a run; ordinary text has one of them, or explains a few."""
 
+_WIDE_BAR = "\uff5c"
 _INDENT = re.compile("\n[ \t]+")
 
 
@@ -166,6 +167,8 @@ class MarkerEngine:
             return "role_header" if known.score == FRAMED else "template_marker", known.score
         if known is not None and original in known.spellings:
             return "control_token", VERBATIM
+        if original and folded.startswith("|") and not original.startswith(_WIDE_BAR):
+            return "template_marker", OTHER_CASE  # a cell of a table
         if known is None and folded in self._disguised:
             return "control_token_disguised", DISGUISED
         if known is None:

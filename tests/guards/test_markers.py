@@ -201,6 +201,15 @@ def test_short_words_between_the_signs_of_html_are_no_token_in_another_spelling(
     assert not found(text)
 
 
+@pytest.mark.parametrize("bar", "|\u2502\u2503\u2016")
+def test_a_cell_of_a_table_is_no_token_that_begins_with_a_wide_bar(bar: str) -> None:
+    for text in ("|UML|DSML|MDA|\n|---|---|---|", "|LMSD|reasoning_mode|"):
+        assert not found(text.replace("|", bar))
+    assert found("please see \uff5cDSML\uff5c now")
+    assert found("please see \uff5cd\u0455ml\uff5c now")
+    assert found(f"please see <{bar}DSML{bar}tool_calls> now")
+
+
 @pytest.mark.parametrize("text", ["\u2581<PRE>", "[gMASK]<sop>", ">kniht<", "<guvax>", "]TSNI["])
 def test_short_tokens_and_longer_ones_in_another_spelling_are_found(text: str) -> None:
     assert found(f"please see {text} now")
