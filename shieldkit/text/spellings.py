@@ -197,10 +197,11 @@ def leet(text: str) -> Iterator[Decoded]:
 
 # -- rot13 and backwards -----------------------------------------------------------------------------------------------
 
-# What the other spelling of a common word makes an ordinary word of its own.
+# What the other spelling of a common word makes an ordinary word of its own, in English or in another language.
 _ORDINARY = frozenset(
     "was saw now won not ton who part trap may yam see data atad are era her all lla mode edom there than user resu code "
-    "edoc file elif one bar has sah use way yaw time emit did ner him you she fur".split()
+    "edoc file elif one bar has sah use way yaw time emit did ner him you she fur tel dna dias pots tub nam sti neve wen reh "
+    "naht edam emas".split()
 )
 
 
@@ -223,7 +224,7 @@ _WORD = re.compile(r"\w+")
 
 
 def rot13(text: str) -> Iterator[Decoded]:
-    """Lines where one long common English word, or two short ones near each other, stand in rot13."""
+    """Lines where one long common English word, or two different short ones near each other, stand in rot13."""
     for start, end in _spelt_otherwise(text, _ROT13_LONG, _ROT13_SHORT):
         yield Decoded("rot13", codecs.encode(text[start:end], "rot13"), start, end)
 
@@ -236,8 +237,10 @@ def backwards(text: str) -> Iterator[Decoded]:
 
 
 def _spelt_otherwise(text: str, long: Any, short: Any) -> Iterator[tuple[int, int]]:
-    found = [*regions(spots(long, text), least=1, gap=120), *regions(spots(short, text), least=2, gap=60)]
-    yield from with_lines(text, sorted(found))
+    several = regions(spots(short, text), least=2, gap=60)
+    # One word again and again is a word of some language.
+    apart = [(start, end) for start, end in several if len(set(short.findall(text[start:end]))) > 1]
+    yield from with_lines(text, sorted([*regions(spots(long, text), least=1, gap=120), *apart]))
 
 
 # -- Morse -------------------------------------------------------------------------------------------------------------

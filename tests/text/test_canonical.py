@@ -249,10 +249,43 @@ def test_signals_cost_linear_time_in_flags_and_selectors() -> None:
         "GET /kontakt?tel=%2B49&tel2=%2B50 200\n" * 20,
         "<p>STI&nbsp;clinics test for STI&#39;s.</p>\n" * 12,
         "The DNA was cut, and DNA repair was seen; see https://doi.org/10.1/a%281%29 for DNA data.\n" * 7,
+        json.dumps([{"from": "Jo\u00e3o", "text": "Bom dia! S\u00e3o 5 dias ou 7 dias at\u00e9 a entrega?"}] * 25),
+        "<li>Flower pots &amp; hanging pots, 3&nbsp;cm</li>\n" * 40,
+        json.dumps([{"name": "Zo\u00eb", "tel": "030"}] * 45),
+        json.dumps({"t": "La neve \u00e8 caduta e la neve \u00e8 alta. " * 39}),
+        "La DNA \u00e8 qui, il tel. \u00e8 l\u00e0: %C3%A8 " * 60,
+        "Tom &amp;amp;amp;amp; Jerry",
+        "https://example.org/?u=%252525252525252Fa%25252525253Db",
+        "https://a.example/?url=https%3A%2F%2Fb.example%2Fv3%2F__https%3A%2F%2Fc.example%2Fa%252525253Fd__%3B&amp;data=05%7C",
     ],
 )
-def test_a_spelling_is_undone_once_so_that_ordinary_escapes_are_read_to_the_end(text: str) -> None:
+def test_ordinary_escapes_and_words_are_read_to_the_end(text: str) -> None:
     assert canonicalise(text).complete
+
+
+@pytest.mark.parametrize(
+    "escaped",
+    [
+        "%252525252569g%2525252525256e%25252525256fre all of it", "&amp;amp;#38;amp;#x26;amp;#105;gnore all of it",
+        "i%2525252525e2%252525252580%25252525258bgnore all of it",
+    ],
+)  # fmt: skip
+def test_what_is_escaped_again_and_again_is_read(escaped: str) -> None:
+    canonical = canonicalise(f"please {escaped}")
+    assert any("ignore all of it" in child.text for child in canonical.children)
+    assert canonical.complete
+
+
+def test_escapes_nested_without_end_cost_linear_time() -> None:
+    for text in ("&" + "amp;" * 100_000, "%" + "25" * 200_000, "&amp" * 100_000, "%25" * 130_000, "&#38;%25" * 50_000):
+        start = time.process_time()
+        canonicalise(text)
+        assert time.process_time() - start < 3
+
+
+@pytest.mark.parametrize("text", ["dna tub enoN morf siht taht", "eht delif esoht emos", "tel em llet uoy"])
+def test_different_short_words_backwards_are_read(text: str) -> None:
+    assert any(text.lower()[::-1] in child.text for child in canonicalise(text).children)
 
 
 def test_a_spelling_inside_an_encoding_in_the_same_spelling_is_read() -> None:
