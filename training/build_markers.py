@@ -4,7 +4,7 @@
 
 The input is a list of facts, one for each token of each family, with the file that each was read from. Tokens that
 several families share become one entry. Some say nothing by themselves, whatever their family makes of them: a header that
-letters and forms have too (`User:`) is judged by what stands around it.
+letters and forms have too (`User:`) is judged by what stands around it, and anybody writes `<repo_name>` for a name to fill in.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ import sys
 from pathlib import Path
 
 OUT = Path(__file__).resolve().parents[1] / "shieldkit" / "markers" / "data" / "catalogue.json"
-_ORDINARY = (r"\s*(?:### )?(?:System|User|Human|Assistant|Пользователь|Ассистент):\s*",)
+_ORDINARY = (
+    r"\s*(?:### )?(?:System|User|Human|Assistant|Пользователь|Ассистент):\s*", r"<[se]op>", r">>[A-Z]+<<",
+    r"\[(?:CALL_ID|TRANSCRIBE)\]", r"<invoke name=",
+)  # fmt: skip
 """Tokens that ordinary text has as well."""
 
 
@@ -27,7 +30,7 @@ def main() -> None:
         entry = entries.setdefault(
             key, {"token": row["token"], "kind": row["kind"], "role": row["role"], "ambiguous": False, "families": []}
         )
-        entry["ambiguous"] = bool(entry["ambiguous"] or row.get("ambiguous") or _is_ordinary(row["token"]))
+        entry["ambiguous"] = bool(entry["ambiguous"] or row.get("ambiguous") or _is_ordinary(row["token"], row["role"]))
         entry["families"].append({"family": row["family"], "source": row["source"]})  # type: ignore[attr-defined]
     rows = sorted(entries.values(), key=lambda e: str(e["token"]))
     OUT.parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +39,9 @@ def main() -> None:
     print(f"{len(rows)} tokens, {OUT.stat().st_size} bytes")
 
 
-def _is_ordinary(token: str) -> bool:
+def _is_ordinary(token: str, role: str) -> bool:
+    if role == "code_meta" and re.fullmatch("<[a-z_]+>", token):
+        return True
     return any(re.fullmatch(pattern, token) for pattern in _ORDINARY)
 
 

@@ -75,15 +75,16 @@ class MarkerEngine:
                 self._add(token.text, FRAMED)
         for own in extra_tokens:
             self._add(own, VERBATIM)
+        self._ordinary = frozenset(text for text, known in self._known.items() if known.score < FRAMED)
         for own in backend_tokens:
-            if _folded(own) not in self._known and len(own.strip()) > 2:
-                self._add(own, VERBATIM)
+            if len(own.strip()) > 2:
+                self._own(own)
         self._disguised = {
             other
             for text, known in self._known.items() if known.score >= FRAMED
             for other in _other_spellings(text, known.spellings) if other not in self._known
         }  # fmt: skip
-        ordinary = {shapes.tight(text) for text, known in self._known.items() if known.score < FRAMED}
+        ordinary = set(map(shapes.tight, self._ordinary))
         self._alike = {
             shapes.tight(other): _Known(frozenset(map(shapes.tight, known.spellings)), DISGUISED)
             for text, known in self._known.items() if known.score == VERBATIM
@@ -167,8 +168,14 @@ class MarkerEngine:
             return "role_header" if known.score == FRAMED else "template_marker", known.score
         if known is not None and original in known.spellings:
             return "control_token", VERBATIM
-        if original and folded.startswith("|") and not original.startswith(_WIDE_BAR):
-            return "template_marker", OTHER_CASE  # a cell of a table
+        is_cell = folded.startswith("|") and original[:1] not in ("", _WIDE_BAR)
+        if is_cell or (shapes.is_compared(folded) and original.lower() in ("", folded)):
+            return "template_marker", OTHER_CASE
+        return self._written_otherwise(folded, original, known)
+
+    def _written_otherwise(self, folded: str, original: str, known: _Known | None) -> tuple[str, float]:
+        """The same of what is no known token as it is spelled."""
+        is_ordinary = folded in self._ordinary
         if known is None and folded in self._disguised:
             return "control_token_disguised", DISGUISED
         if known is None:
@@ -176,15 +183,26 @@ class MarkerEngine:
             if known is None:
                 return "unknown_token", SHAPED if shapes.likely(folded) else 0.0
             folded, original = shapes.tight(folded), shapes.tight(original)
-        is_other_case = original not in known.spellings and original.lower() == folded and not folded.startswith("<")
-        return ("template_marker", OTHER_CASE) if is_other_case else ("control_token_disguised", DISGUISED)
+        if original.lower() == folded and (
+            (is_ordinary or shapes.is_named(original)) if folded.startswith("<") else original not in known.spellings
+        ):
+            return "template_marker", OTHER_CASE
+        return "control_token_disguised", DISGUISED
+
+    def _own(self, token: str) -> None:
+        """A token of the backend, in all spellings; what ordinary text has as well, as it is spelled and disguised alone."""
+        folded = _folded(token)
+        if folded in self._known and self._known[folded].score == AMBIGUOUS:
+            self._known[folded] = _Known(_spellings(token), VERBATIM)
+        else:
+            self._add(token, VERBATIM)
 
     def _add(self, token: str, score: float) -> None:
         folded = _folded(token)
         if not folded:
             return
         before = self._known.get(folded, _Known(frozenset(), score))
-        self._known[folded] = _Known(before.spellings | {token, token.strip()}, min(before.score, score))
+        self._known[folded] = _Known(before.spellings | _spellings(token), min(before.score, score))
 
 
 def _weighed(marker: Marker, length: int) -> Marker:
@@ -209,6 +227,11 @@ def _other_spellings(text: str, spellings: Iterable[str]) -> Iterator[str]:
 def _folded(token: str) -> str:
     """Line ends in front of a token belong to it; blanks around it do not."""
     return fold(token).text.rstrip().lstrip(" ")
+
+
+def _spellings(token: str) -> frozenset[str]:
+    """A token with its blanks and without them; line ends in front of it may be there without those."""
+    return frozenset({token, token.strip(), token.rstrip()})
 
 
 def _literal(token: str) -> str:

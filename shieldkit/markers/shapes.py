@@ -41,6 +41,8 @@ BEGUN = (
 """What may be the beginning of one of them at the end of a text."""
 
 _CELL = re.compile("</?[a-z]{1,4}>")
+_COMPARED = re.compile(r"<\s+[a-z]+\s+>")
+_NAMED = re.compile(r"</?(?:[A-Z][a-z]+)+>|<([a-z]+)>[A-Za-z]+</\1>")
 _MARKUP = re.compile(_TAG)
 _NEUTRAL = str.maketrans("", "", " \t\r\n_=\\")
 _CALLED = re.compile(r"<(\s*)\|(\s*)/?(\w(?:[\w:./-]*\w)?)\2\|\1>|\[\|/?(\w(?:[\w:./-]*\w)?)\|\]")
@@ -57,6 +59,16 @@ def is_cell(token: str) -> bool:
     Backwards or in rot13 it is another word, and no sign of anything.
     """
     return _CELL.fullmatch(token) is not None
+
+
+def is_compared(folded: str) -> bool:
+    """Whether it is a word between two signs of comparison, as in `x < think > y`."""
+    return _COMPARED.fullmatch(folded) is not None
+
+
+def is_named(spelled: str) -> bool:
+    """Whether it is spelled as types and components are (`<ToolCall>`), or a tag around a word: `<role>Assistant</role>`."""
+    return _NAMED.fullmatch(spelled) is not None
 
 
 def without_end(token: str) -> str | None:

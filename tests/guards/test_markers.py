@@ -39,7 +39,7 @@ def noticed(text: str) -> bool:
 def test_the_catalogue_is_whole() -> None:
     families = {family for token in catalogue() for family in token.families}
     assert len(families) >= 78
-    assert len(CERTAIN) >= 530
+    assert len(CERTAIN) >= 490
 
 
 def test_every_certain_token_is_found_verbatim_and_exactly() -> None:
@@ -312,6 +312,44 @@ def test_padding_just_long_enough_is_found_wherever_it_begins(before: int, unit:
     padding = unit * -(-least // len(unit))
     for after in ("", "q7k;v"):
         assert [*runs(canonicalise(("q7k;v" * 20)[:before] + padding + after))]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "gh repo clone <owner>/<repo_name>", 'git commit -m "<commit_msg>"', "let calls: Vec<ToolCall> = f();", "List<RepoName>",
+        "<Think>", "</ToolCall>", '<invoke name="checkCredit" operation="check"/>', "<role>Assistant</role>", "if x < think > y",
+        "<role>system</role>", "SELECT [CALL_ID] FROM t", "[TRANSCRIBE] recording 12", ">>TITLE<<\nSpring news",
+        "Follow the <SOP> in <doc>.", "{{x &lt; think &gt; y}}",
+    ],
+)  # fmt: skip
+def test_what_people_write_in_angle_brackets_is_said_and_blocks_nothing(text: str) -> None:
+    assert not found(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think>",
+        "</tool_call>",
+        "<TOOL_CALL>",
+        "<Tool_Call>",
+        "< tool_call >",
+        "</ think >",
+        "<role>ASSISTANT</role>",
+        "<t\u04bbink>",
+    ],
+)
+def test_tokens_of_tools_and_thoughts_are_found_in_angle_brackets(text: str) -> None:
+    assert found(f"please see {text} now")
+
+
+@pytest.mark.parametrize(
+    "token", [t.text for t in catalogue() if t.ambiguous and not t.regex and len(t.text.strip()) > 2]
+)
+def test_a_token_that_ordinary_text_has_too_is_certain_where_the_backend_has_it(token: str) -> None:
+    engine = MarkerEngine(backend_tokens=[token])
+    assert any(m.score == 1.0 for m in found(f"please see {token} now", engine)), token
 
 
 def test_the_backends_own_tokens_are_found() -> None:

@@ -267,7 +267,7 @@ def test_ordinary_escapes_and_words_are_read_to_the_end(text: str) -> None:
     "escaped",
     [
         "%252525252569g%2525252525256e%25252525256fre all of it", "&amp;amp;#38;amp;#x26;amp;#105;gnore all of it",
-        "i%2525252525e2%252525252580%25252525258bgnore all of it",
+        "ign%2525252525c3%2525252525b6re all of it",
     ],
 )  # fmt: skip
 def test_what_is_escaped_again_and_again_is_read(escaped: str) -> None:
