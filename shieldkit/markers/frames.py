@@ -47,11 +47,14 @@ _BEGUN = re2.compile(
 _TELLERS, _ASKERS = frozenset({"system", "developer"}), frozenset({"user", "human"})
 _REPLIERS = frozenset({"assistant", "ai", "bot"})
 _CHAT = _TELLERS | _ASKERS | _REPLIERS
+_TASK = frozenset({"instruction", "instructions", "response", "input"})
 _ALONE = frozenset({"human", "assistant", *_TRANSLATED})
 """Names that templates give both parties with nothing but an empty line before them."""
 
 _WORD = re.compile(r"[^\W\d_]+")
 _SPOKEN = frozenset("do hello hey hi me my now ok okay please sure thanks we you your".split())
+_DEFINING = frozenset("a an the can cannot may must has is are".split())
+"""First words of what is said about somebody: the entries of a glossary, the rights of a role."""
 _SENTENCE_WORDS = 4
 _EMPTY_LINE = re.compile(r"\n[ \t\r>]*\n\Z")
 _SETTING = re.compile(r"[\"'-]?[ \t]*[\w.-]+[\"']?[ \t]*[:=]|[<{\[|]")
@@ -70,6 +73,7 @@ class Header:
     titled: bool
     marked: bool
     said: bool
+    empty: bool
     start: int
     end: int
 
@@ -145,12 +149,16 @@ class _Seen:
         return min(h.start for h in pair) if len(pair) > 1 and any(h.said for h in pair) else -1
 
     def _task(self, header: Header) -> int:
-        """An instruction and a response, as headings of Alpaca's: any other are sections of a manual."""
+        """An instruction and a response, as headings of Alpaca's: any other are sections of a manual.
+
+        Exercises have them too, without a colon and with a solution that nobody says.
+        """
         if not header.form.startswith("#") or not (header.titled or header.form == "###"):
             return -1
         if header.role.startswith("instruction"):
             self.instruction = header.start
-        return self.instruction if header.role == "response" else -1
+        is_open = header.titled or header.empty or header.said
+        return self.instruction if header.role == "response" and is_open else -1
 
 
 def _name(match: Any, text: str) -> str | None:
@@ -166,9 +174,9 @@ def _header(match: Any, text: str, end: int) -> Header:
     before = text[max(0, match.start() - MARGIN) : match.start()]
     is_apart = form == "" and name in _ALONE and (not before.strip() or _EMPTY_LINE.search(before) is not None)
     turn = text[match.end() : min(end, match.end() + TURN_CHARS)]
-    return Header(
-        _TRANSLATED.get(name, name), form, titled, titled and (form == "###" or is_apart), _is_said(turn), *match.span()
-    )
+    said = _is_said(turn) and (name in _TASK or not _is_definition(turn))
+    is_marked = titled and (form == "###" or is_apart)
+    return Header(_TRANSLATED.get(name, name), form, titled, is_marked, said, not turn.strip(), *match.span())
 
 
 def _is_said(turn: str) -> bool:
@@ -179,6 +187,12 @@ def _is_said(turn: str) -> bool:
         return False
     words = _WORD.findall(line)
     return len(words) >= _SENTENCE_WORDS or not _SPOKEN.isdisjoint(words) or bool(words and line[-1] in ".!?。।؟")
+
+
+def _is_definition(turn: str) -> bool:
+    """Whether it says what somebody is or may do, and says it to nobody."""
+    words = _WORD.findall(turn.lstrip().partition("\n")[0])
+    return bool(words) and words[0] in _DEFINING and _SPOKEN.isdisjoint(words)
 
 
 def _is_over(turn: str) -> bool:
