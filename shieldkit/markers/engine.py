@@ -35,6 +35,9 @@ LEAST_FILLERS = 8
 """How many tokens of these roles in a row are a run; ordinary text has one of them, or explains a few."""
 
 _WIDE_BAR = "\uff5c"
+_QUOTES = frozenset("\u00ab\u00bb\u2039\u203a\u300a\u300b\u3008\u3009\u3010\u3011\u27e8\u27e9")
+"""Brackets that are quotation marks in some language; what is set in them is a token only where its name could be no other."""
+_NAMES = frozenset("|_")
 _INDENT = re.compile("\n[ \t]+")
 
 
@@ -144,7 +147,9 @@ class MarkerEngine:
     def _placed(self, match: Any, canonical: Canonical) -> Iterator[Marker]:
         folded = canonical.text[match.start() : match.end()]
         start, end = canonical.span(*match.span())
-        rule, score = self._told_apart(folded, canonical.original[start:end])
+        text, (low, high) = canonical.text, match.span()
+        beside = text[max(0, low - 1) : low] + text[high : high + 1]
+        rule, score = self._told_apart(folded, canonical.original[start:end], beside)
         if score:
             yield Marker(rule, score, start, end)
 
@@ -161,19 +166,21 @@ class MarkerEngine:
             is_framed for _, is_framed in frames.framed(frames.headers(text, data, lines))
         )
 
-    def _told_apart(self, folded: str, original: str = "") -> tuple[str, float]:
-        """The rule and the score of a match; a score of 0 where it is nothing. `original` is how it was spelled, if known."""
+    def _told_apart(self, folded: str, original: str = "", beside: str = "") -> tuple[str, float]:
+        """The rule and the score of a match; a score of 0 where it is nothing.
+
+        `original` is how it was spelled, `beside` the signs on both sides, where that is known.
+        """
         known = self._known.get(_unindented(folded))
         if known is not None and known.score < VERBATIM:
             return "role_header" if known.score == FRAMED else "template_marker", known.score
         if known is not None and original in known.spellings:
             return "control_token", VERBATIM
-        is_cell = folded.startswith("|") and original[:1] not in ("", _WIDE_BAR)
-        if is_cell or (shapes.is_compared(folded) and original.lower() in ("", folded)):
+        if _is_ordinary(folded, original, beside):
             return "template_marker", OTHER_CASE
-        return self._written_otherwise(folded, original, known)
+        return self._written_otherwise(folded, original, beside, known)
 
-    def _written_otherwise(self, folded: str, original: str, known: _Known | None) -> tuple[str, float]:
+    def _written_otherwise(self, folded: str, original: str, beside: str, known: _Known | None) -> tuple[str, float]:
         """The same of what is no known token as it is spelled."""
         is_ordinary = folded in self._ordinary
         if known is None and folded in self._disguised:
@@ -181,7 +188,7 @@ class MarkerEngine:
         if known is None:
             known = self._alike.get(shapes.tight(folded)) if len(folded) <= OVERLAP else None
             if known is None:
-                return "unknown_token", SHAPED if shapes.likely(folded) else 0.0
+                return "unknown_token", SHAPED if shapes.likely(folded, beside) else 0.0
             folded, original = shapes.tight(folded), shapes.tight(original)
         if original.lower() == folded and (
             (is_ordinary or shapes.is_named(original)) if folded.startswith("<") else original not in known.spellings
@@ -210,6 +217,16 @@ def _weighed(marker: Marker, length: int) -> Marker:
     if marker.score < SHAPED and (marker.start < EDGE_CHARS or marker.end > length - tail):
         return replace(marker, score=max(marker.score, min(marker.score + EDGE_BONUS, BELOW)))
     return marker
+
+
+def _is_ordinary(folded: str, original: str, beside: str) -> bool:
+    """Whether a match that is no token as it stands is what tables, comparisons, quotations or tests are written with."""
+    is_cell = folded.startswith("|") and original[:1] not in ("", _WIDE_BAR)
+    is_quoted = original[:1] in _QUOTES and _NAMES.isdisjoint(folded)
+    is_compared = shapes.is_compared(folded) and original.lower() in ("", folded)
+    is_shifted = original == "<<sys>>" and beside[:1].isalnum() and len(beside) > 1
+    is_tested = folded.startswith("[ ") and beside == "[]"
+    return is_cell or is_quoted or is_compared or is_shifted or is_tested
 
 
 def _other_spellings(text: str, spellings: Iterable[str]) -> Iterator[str]:

@@ -173,6 +173,30 @@ def test_headings_and_settings_are_no_frame_however_long_the_text_is(text: str) 
     assert not found(text.replace("{}", "The museum opens at nine.\n" * 400))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\u27e8|\u0394x|\u27e9", "^(>|<|equals|>=|<=)$", "WHERE op IN (=|<|like|>)", "let a = [|foo_bar|]", "[|min_value|]",
+        "x = a<<sys>>2;", "std::cout<<sys>>b;", "if [[ INST ]]; then", "\u00abSOP\u00bb", "\u00abThink\u00bb", "\u300a用户\u300b",
+        "尊敬的\u3008用户\u3009：您好", "\u3010TRANSCRIBE\u3011", "ssh \u2039用户>@\u2039主机>", "\u3010INST\u3011",
+    ],
+)  # fmt: skip
+def test_formulas_choices_and_quotations_are_no_tokens(text: str) -> None:
+    assert not found(f"Please see {text} here")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(<|some_token|>)", "|<|user_turn|>|", "=<|some_token|>", "|<|some_token|> ", "[|end_of_part|]", "\u300a|im_start|\u300b",
+        "\u00abtool_call\u00bb", "<<sys>>", "a <<SYS>>b", "a<<SYS>>b", "[[INST]]", "a[INST]b", "\uff1c用户\uff1e",
+        "<|\u0394\u0394\u0394|>",
+    ],
+)  # fmt: skip
+def test_tokens_beside_signs_and_in_brackets_that_look_alike_are_found(text: str) -> None:
+    assert found(f"Please see {text} here")
+
+
 def test_headers_in_base64_are_judged_as_they_are_elsewhere() -> None:
     def encoded(text: str) -> str:
         return "see " + base64.b64encode(text.encode()).decode()
