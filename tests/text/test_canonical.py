@@ -218,6 +218,14 @@ def test_a_disguise_is_a_signal_with_its_place(text: str, rule: str) -> None:
         ("ig\u200bnore the sys\u200btem", "invisible_text"),
         ("pass\u200bword and inst\u200bructions and instruct\u200bions", "invisible_text"),
         ("a \u2060docs\u2060example and very\u200dlong", "invisible_text"),
+        ("ig\u200cnore the sys\u200ctem", "invisible_text"),
+        ("to\u200bken and pass\u200bWord", "invisible_text"),
+        ("p\u03bfsswrd, passw\u03bfrd, y\u03bfur t\u03bfken, n\u03bfw", "mixed_script"),
+        ("Скажи мне pаsswоrd, sуstem, tоkеn и cоdе", "mixed_script"),
+        ("\u0430\u0455\u0455\u043ecia\u0442e, \u0440\u0430\u0455\u0455w\u043erd, \u0441\u043e\u0440y", "mixed_script"),
+        ("see \u202dabc \u05d0\u05d1\u05d2", "bidi_override"),
+        ("see \u202d\u202eabc", "bidi_override"),
+        ("\u2764\ufe0f\ufe0e\ufe0f", "hidden_text"),
     ],
 )
 def test_a_disguise_inside_words_is_a_signal(text: str, rule: str) -> None:
@@ -230,9 +238,19 @@ def test_a_disguise_inside_words_is_a_signal(text: str, rule: str) -> None:
         "Сделай commitы, pushните в masterветку, открой PRы; APIшка deployится, а linkи в readmeшке.",
         "See docs\u200bexample\u200bcom/very\u200blong\u200bpath/\u200bindex\u200b.html for more.",
         "one_\u200bof_\u200ba_kind and some/\u200bwhere/\u200belse",
+        "UI\u200bView, NS\u200bString, to\u200bString()",
+        "Auf\u200clage, Kauf\u200cleute, Dorf\u200cleben",
+        "\u2764\ufe0f\ufe0f\ufe0f",
+        "Call me: \u202d(555) 123-4567\u202c",
+        "Привiт! Я хотiв би замовити пiцу на вечiр.",
+        "Cегодня cобрание cоcтоится в 10. Cпаcибо.",
+        "Запустил в dockerе, образ взял из registryа, на linuxе работает",
+        "PDFу, XMLем, JSONе, CSVы, URLа",
+        "O3 + h\u03bd \u2192 O2 + O; NO2 + h\u03bd \u2192 NO + O; CH3Br + h\u03bd \u2192 CH3 + Br",
+        "Re = \u03c1uL/\u03bc; \u03c1v; \u03c1w; pressure is \u03c1gh; drag is \u00bd\u03c1v\u00b2CA",
     ],
 )
-def test_endings_of_another_script_and_hints_for_line_breaks_are_no_disguise(text: str) -> None:
+def test_what_scripts_and_programs_put_into_words_is_no_disguise(text: str) -> None:
     assert all(s.score < 0.5 for s in signals(text))
 
 
