@@ -302,20 +302,22 @@ def test_a_passage_of_signs_without_a_period_is_said_and_blocks_nothing() -> Non
         "id,a\n" + "1," + "0," * 700 + "0\n", "0.0 " * 1500, "a,b\n" + ",,,,,,,,\n" * 60 + "Total,,,,,,5.00,,\n",
         '<audio src="data:audio/wav;base64,UklGRiQAAABXQVZFZm10IBAAAAABAAEARKwAAIhYAQACABAAZGF0YQ' + "A" * 1600 + '==">',
         '<img src="data:image/bmp;base64,Qk1GDQAAAAAAADYAAAAoAAAAIA' + "/" * 1600 + '">', "tests/test_a.py " + "." * 500,
-        "0xa9059cbb00000000000000000000000098" + "0" * 3000, "x, " * 450, "ha" * 700,
+        "Menu" + "\n        " * 250 + "Home", "\r\n" * 1100, "x,pending\n" * 400, "NA,NA,NA\n" * 400, "200 OK\n" * 400,
+        "| | | |\n" * 300, "0xa9059cbb00000000000000000000000098" + "0" * 3000, "x, " * 450, "ha" * 700,
     ],
 )  # fmt: skip
 def test_ordinary_data_has_runs_that_are_said_and_block_nothing(text: str) -> None:
     assert all(m.score < 0.5 for m in runs(canonicalise(text)))
 
 
-@pytest.mark.parametrize("unit", ["\n", "!", "<|", "- ", "a", "#=", "\n\t", "the same words "])
+@pytest.mark.parametrize("unit", ["\n", "!", "<|", "- ", "a", "#=", "\n\t", "the same words ", "ok\n", "\n \n", "<|\n"])
 def test_floods_are_found(unit: str) -> None:
     assert any(m.score >= 0.5 for m in runs(canonicalise("Hello, " + unit * (2020 // len(unit)) + "you")))
 
 
 def test_a_flood_of_data_is_found_when_it_is_very_long() -> None:
-    assert any(m.score >= 0.5 for m in runs(canonicalise("[" + "0, " * 8000 + "0]")))
+    for unit in ("0, ", "x,pending\n", "| | | |\n", "\r\n", "\n        "):
+        assert any(m.score >= 0.5 for m in runs(canonicalise("[" + unit * 8000 + "0]"))), unit
 
 
 @given(
