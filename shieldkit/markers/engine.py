@@ -5,7 +5,7 @@ of a single RE2 pattern: linear time, whatever the text. Scores: a known token a
 0.9; an unknown token of the same shape 0.8; a token that ordinary text contains too 0.3, below any sensible threshold,
 until it stands in a frame (0.7, `frames.py`). Text at the start of a segment, or in the last twentieth of it, right
 before the model's turn, weighs more: models attend most to both ends of their context (Liu et al. 2023, "Lost in the
-Middle"; Xiao et al. 2023, on attention sinks), so ambiguous findings there gain 0.1.
+Middle"; Xiao et al. 2023, on attention sinks), so ambiguous findings there that stand near each other gain 0.1.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from shieldkit.text.sieve import OVERLAP, Sieve, Window, compiled, matches
 
 VERBATIM, DISGUISED, SHAPED, FRAMED, OTHER_CASE, AMBIGUOUS = 1.0, 0.9, 0.8, 0.7, 0.4, 0.3
 EDGE_CHARS, EDGE_SHARE, EDGE_BONUS = 64, 0.05, 0.1
+NEAR_CHARS = 200  # between two ambiguous ones that weigh more together
 BELOW = 0.45  # what is ambiguous by itself stays below the usual threshold, also at an edge
 FILLERS = frozenset({"bos", "eos", "padding", "sep", "unk", "cls", "turn_end"})
 LEAST_FILLERS = 8
@@ -110,7 +111,7 @@ class MarkerEngine:
             *chain.from_iterable(self._placed(m, canonical) for m in matches(self._pattern, data, windows)),
             *self._headers(canonical, lines),
         ]
-        found = [_weighed(marker, len(canonical.original)) for marker in found]
+        found = _weighed(sorted(found, key=lambda marker: marker.start), canonical.original)
         # Attention gathers at tokens that say nothing (Xiao et al. 2023): `<s><s><s>`...
         runs = matches(self._filler_run, data, windows)
         found += [Marker("sink_run", FRAMED, *canonical.span(*run.span())) for run in runs]
@@ -212,11 +213,30 @@ class MarkerEngine:
         self._known[folded] = _Known(before.spellings | _spellings(token), min(before.score, score))
 
 
-def _weighed(marker: Marker, length: int) -> Marker:
-    tail = max(EDGE_CHARS, int(EDGE_SHARE * length))
-    if marker.score < SHAPED and (marker.start < EDGE_CHARS or marker.end > length - tail):
+def _weighed(found: list[Marker], text: str) -> list[Marker]:
+    """Markers in order, of which ambiguous ones at an edge weigh more, where another one stands near them.
+
+    One alone is a heading or a tag, and a tag with its end is one; a short text is edge everywhere.
+    """
+    tail = max(EDGE_CHARS, int(EDGE_SHARE * len(text)))
+
+    def weighed(at: int, marker: Marker) -> Marker:
+        is_edge = marker.start < EDGE_CHARS or marker.end > len(text) - tail
+        beside = found[max(0, at - 1) : at] + found[at + 1 : at + 2]
+        if marker.score >= SHAPED or not is_edge or not any(_is_other(other, marker, text) for other in beside):
+            return marker
         return replace(marker, score=max(marker.score, min(marker.score + EDGE_BONUS, BELOW)))
-    return marker
+
+    return [weighed(at, marker) for at, marker in enumerate(found)]
+
+
+def _is_other(other: Marker, marker: Marker, text: str) -> bool:
+    is_near = other.start - marker.end < NEAR_CHARS and marker.start - other.end < NEAR_CHARS
+    return is_near and _named(other, text) != _named(marker, text)
+
+
+def _named(marker: Marker, text: str) -> str:
+    return text[marker.start : min(marker.end, marker.start + OVERLAP)].lower().replace("/", "").strip()
 
 
 def _is_ordinary(folded: str, original: str, beside: str) -> bool:
