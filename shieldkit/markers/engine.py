@@ -5,7 +5,7 @@ of a single RE2 pattern: linear time, whatever the text. Scores: a known token a
 0.9; an unknown token of the same shape 0.8; a token that ordinary text contains too 0.3, below any sensible threshold,
 until it stands in a frame (0.7, `frames.py`). Text at the start of a segment, or in the last twentieth of it, right
 before the model's turn, weighs more: models attend most to both ends of their context (Liu et al. 2023, "Lost in the
-Middle"; Xiao et al. 2023, on attention sinks), so ambiguous findings there gain 0.1.
+Middle"; Xiao et al. 2023, on attention sinks), so ambiguous findings there that stand near each other gain 0.1.
 """
 
 from __future__ import annotations
@@ -29,11 +29,16 @@ from shieldkit.text.sieve import OVERLAP, Sieve, Window, compiled, matches
 
 VERBATIM, DISGUISED, SHAPED, FRAMED, OTHER_CASE, AMBIGUOUS = 1.0, 0.9, 0.8, 0.7, 0.4, 0.3
 EDGE_CHARS, EDGE_SHARE, EDGE_BONUS = 64, 0.05, 0.1
+NEAR_CHARS = 200  # between two ambiguous ones that weigh more together
 BELOW = 0.45  # what is ambiguous by itself stays below the usual threshold, also at an edge
 FILLERS = frozenset({"bos", "eos", "padding", "sep", "unk", "cls", "turn_end"})
 LEAST_FILLERS = 8
 """How many tokens of these roles in a row are a run; ordinary text has one of them, or explains a few."""
 
+_WIDE_BAR = "\uff5c"
+_QUOTES = frozenset("\u00ab\u00bb\u2039\u203a\u300a\u300b\u3008\u3009\u3010\u3011\u27e8\u27e9")
+"""Brackets that are quotation marks in some language; what is set in them is a token only where its name could be no other."""
+_NAMES = frozenset("|_")
 _INDENT = re.compile("\n[ \t]+")
 
 
@@ -74,18 +79,20 @@ class MarkerEngine:
                 self._add(token.text, FRAMED)
         for own in extra_tokens:
             self._add(own, VERBATIM)
+        self._ordinary = frozenset(text for text, known in self._known.items() if known.score < FRAMED)
         for own in backend_tokens:
-            if _folded(own) not in self._known and len(own.strip()) > 2:
-                self._add(own, VERBATIM)
+            if len(own.strip()) > 2:
+                self._own(own)
         self._disguised = {
             other
             for text, known in self._known.items() if known.score >= FRAMED
             for other in _other_spellings(text, known.spellings) if other not in self._known
         }  # fmt: skip
+        ordinary = set(map(shapes.tight, self._ordinary))
         self._alike = {
             shapes.tight(other): _Known(frozenset(map(shapes.tight, known.spellings)), DISGUISED)
             for text, known in self._known.items() if known.score == VERBATIM
-            for other in (text, shapes.without_end(text)) if other
+            for other in (text, shapes.without_end(text)) if other and shapes.tight(other) not in ordinary
         }  # fmt: skip
         literals = sorted([*self._known, *self._disguised], key=len, reverse=True)
         sources = [_literal(text) for text in literals] + patterns + [*shapes.SHAPES]
@@ -104,7 +111,7 @@ class MarkerEngine:
             *chain.from_iterable(self._placed(m, canonical) for m in matches(self._pattern, data, windows)),
             *self._headers(canonical, lines),
         ]
-        found = [_weighed(marker, len(canonical.original)) for marker in found]
+        found = _weighed(sorted(found, key=lambda marker: marker.start), canonical.original)
         # Attention gathers at tokens that say nothing (Xiao et al. 2023): `<s><s><s>`...
         runs = matches(self._filler_run, data, windows)
         found += [Marker("sink_run", FRAMED, *canonical.span(*run.span())) for run in runs]
@@ -141,7 +148,9 @@ class MarkerEngine:
     def _placed(self, match: Any, canonical: Canonical) -> Iterator[Marker]:
         folded = canonical.text[match.start() : match.end()]
         start, end = canonical.span(*match.span())
-        rule, score = self._told_apart(folded, canonical.original[start:end])
+        text, (low, high) = canonical.text, match.span()
+        beside = text[max(0, low - 1) : low] + text[high : high + 1]
+        rule, score = self._told_apart(folded, canonical.original[start:end], beside)
         if score:
             yield Marker(rule, score, start, end)
 
@@ -152,46 +161,98 @@ class MarkerEngine:
 
     def _in_child(self, text: str) -> bool:
         data = narrowed(text)
-        windows, _ = self._sieve.windows(data)
+        windows, lines = self._sieve.windows(data)
         spelled = (text[match.start() : match.end()] for match in matches(self._pattern, data, windows))
-        return any(self._told_apart(folded)[1] >= FRAMED for folded in spelled)
+        return any(self._told_apart(folded)[1] >= FRAMED for folded in spelled) or any(
+            is_framed for _, is_framed in frames.framed(frames.headers(text, data, lines))
+        )
 
-    def _told_apart(self, folded: str, original: str = "") -> tuple[str, float]:
-        """The rule and the score of a match; a score of 0 where it is nothing. `original` is how it was spelled, if known."""
+    def _told_apart(self, folded: str, original: str = "", beside: str = "") -> tuple[str, float]:
+        """The rule and the score of a match; a score of 0 where it is nothing.
+
+        `original` is how it was spelled, `beside` the signs on both sides, where that is known.
+        """
         known = self._known.get(_unindented(folded))
         if known is not None and known.score < VERBATIM:
             return "role_header" if known.score == FRAMED else "template_marker", known.score
         if known is not None and original in known.spellings:
             return "control_token", VERBATIM
+        if _is_ordinary(folded, original, beside):
+            return "template_marker", OTHER_CASE
+        return self._written_otherwise(folded, original, beside, known)
+
+    def _written_otherwise(self, folded: str, original: str, beside: str, known: _Known | None) -> tuple[str, float]:
+        """The same of what is no known token as it is spelled."""
+        is_ordinary = folded in self._ordinary
         if known is None and folded in self._disguised:
             return "control_token_disguised", DISGUISED
         if known is None:
             known = self._alike.get(shapes.tight(folded)) if len(folded) <= OVERLAP else None
             if known is None:
-                return "unknown_token", SHAPED if shapes.likely(folded) else 0.0
+                return "unknown_token", SHAPED if shapes.likely(folded, beside) else 0.0
             folded, original = shapes.tight(folded), shapes.tight(original)
-        is_other_case = original not in known.spellings and original.lower() == folded and not folded.startswith("<")
-        return ("template_marker", OTHER_CASE) if is_other_case else ("control_token_disguised", DISGUISED)
+        if original.lower() == folded and (
+            (is_ordinary or shapes.is_named(original)) if folded.startswith("<") else original not in known.spellings
+        ):
+            return "template_marker", OTHER_CASE
+        return "control_token_disguised", DISGUISED
+
+    def _own(self, token: str) -> None:
+        """A token of the backend, in all spellings; what ordinary text has as well, as it is spelled and disguised alone."""
+        folded = _folded(token)
+        if folded in self._known and self._known[folded].score == AMBIGUOUS:
+            self._known[folded] = _Known(_spellings(token), VERBATIM)
+        else:
+            self._add(token, VERBATIM)
 
     def _add(self, token: str, score: float) -> None:
         folded = _folded(token)
         if not folded:
             return
         before = self._known.get(folded, _Known(frozenset(), score))
-        self._known[folded] = _Known(before.spellings | {token, token.strip()}, min(before.score, score))
+        self._known[folded] = _Known(before.spellings | _spellings(token), min(before.score, score))
 
 
-def _weighed(marker: Marker, length: int) -> Marker:
-    tail = max(EDGE_CHARS, int(EDGE_SHARE * length))
-    if marker.score < SHAPED and (marker.start < EDGE_CHARS or marker.end > length - tail):
+def _weighed(found: list[Marker], text: str) -> list[Marker]:
+    """Markers in order, of which ambiguous ones at an edge weigh more, where another one stands near them.
+
+    One alone is a heading or a tag, and a tag with its end is one; a short text is edge everywhere.
+    """
+    tail = max(EDGE_CHARS, int(EDGE_SHARE * len(text)))
+
+    def weighed(at: int, marker: Marker) -> Marker:
+        is_edge = marker.start < EDGE_CHARS or marker.end > len(text) - tail
+        beside = found[max(0, at - 1) : at] + found[at + 1 : at + 2]
+        if marker.score >= SHAPED or not is_edge or not any(_is_other(other, marker, text) for other in beside):
+            return marker
         return replace(marker, score=max(marker.score, min(marker.score + EDGE_BONUS, BELOW)))
-    return marker
+
+    return [weighed(at, marker) for at, marker in enumerate(found)]
+
+
+def _is_other(other: Marker, marker: Marker, text: str) -> bool:
+    is_near = other.start - marker.end < NEAR_CHARS and marker.start - other.end < NEAR_CHARS
+    return is_near and _named(other, text) != _named(marker, text)
+
+
+def _named(marker: Marker, text: str) -> str:
+    return text[marker.start : min(marker.end, marker.start + OVERLAP)].lower().replace("/", "").strip()
+
+
+def _is_ordinary(folded: str, original: str, beside: str) -> bool:
+    """Whether a match that is no token as it stands is what tables, comparisons, quotations or tests are written with."""
+    is_cell = folded.startswith("|") and original[:1] not in ("", _WIDE_BAR)
+    is_quoted = original[:1] in _QUOTES and _NAMES.isdisjoint(folded)
+    is_compared = shapes.is_compared(folded) and original.lower() in ("", folded)
+    is_shifted = original == "<<sys>>" and beside[:1].isalnum() and len(beside) > 1
+    is_tested = folded.startswith("[ ") and beside == "[]"
+    return is_cell or is_quoted or is_compared or is_shifted or is_tested
 
 
 def _other_spellings(text: str, spellings: Iterable[str]) -> Iterator[str]:
     """Backwards, in rot13, and (where that is too short for the decoder) in base64, folded."""
     plain = text.strip()
-    if len(plain) < 5:
+    if len(plain) < 5 or shapes.is_cell(plain):
         return
     yield plain[::-1]
     yield codecs.encode(plain, "rot13")
@@ -203,6 +264,11 @@ def _other_spellings(text: str, spellings: Iterable[str]) -> Iterator[str]:
 def _folded(token: str) -> str:
     """Line ends in front of a token belong to it; blanks around it do not."""
     return fold(token).text.rstrip().lstrip(" ")
+
+
+def _spellings(token: str) -> frozenset[str]:
+    """A token with its blanks and without them; line ends in front of it may be there without those."""
+    return frozenset({token, token.strip(), token.rstrip()})
 
 
 def _literal(token: str) -> str:

@@ -2,65 +2,85 @@
 
 One header is a heading; "System: Linux" over "User: jane" is how reports and settings are written. A frame has what a
 template writes: headers of one form, near each other, the answer after the question, and text that somebody could have
-said. All of it is judged in stretches of `REACH` characters: no text becomes a frame by being long.
+said. In a form that templates use and few people do (`Human:` after an empty line, `### User:`) two parties are enough. All of
+it is judged in stretches of `REACH` characters: no text becomes a frame by being long.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import re2
 
+from shieldkit.text.folding import fold, narrowed
 from shieldkit.text.sieve import Window, compiled, matches
 
 REACH = 2000
 """Characters from the first header of a frame to the last."""
 TURN_CHARS = 200
 """How much of what stands under a header is looked at."""
+MARGIN = 16
+"""How much before a header is looked at for an empty line."""
 LEAST_SAID = 2
 """How many turns near a frame have to read as if somebody said them."""
 
+_TRANSLATED = {fold(name).text: role for name, role in (("пользователь", "user"), ("ассистент", "assistant"))}
 _ROLE = (
-    "(system|developer|user|human|assistant|ai|bot|instructions?|response|input)(?:[ \\t]+(?:prompt|message|override))?"
+    "(system|developer|user|human|assistant|ai|bot|instructions?|response|input"
+    f"|{'|'.join(narrowed(name).decode('ascii') for name in _TRANSLATED)})(?:[ \\t]+(?:prompt|message|override))?"
 )
 PATTERN = (
     rf"(?m)^[ \t>*_]*(#{{1,6}}[ \t]*|\[|<){_ROLE}[\]>]?[ \t*_]*:?[ \t]*$"
     rf"|(?m)^[ \t>*_]*(#{{1,6}}[ \t]*)?{_ROLE}[ \t*_]*:"
+    # A line may hold several of a heading that says more than most.
+    rf"|[ \t](###[ \t]*){_ROLE}[ \t]*:"
 )
 _HEADERS = compiled(PATTERN)
 _BEGUN = re2.compile(
-    r"(?m)^[ \t>*_]*(?:#{0,6}[ \t]*|\[|<)(?:[a-z]{0,12}(?:[ \t]+[a-z]{0,8})?)?[\]>]?[ \t*_]*:?[ \t]*\z"
+    r"(?m)(?:^[ \t>*_]*(?:#{0,6}[ \t]*|\[|<)|[ \t]#{1,3}[ \t]*)"
+    r"(?:[a-z\x{400}-\x{4ff}]{0,12}(?:[ \t]+[a-z]{0,8})?)?[\]>]?[ \t*_]*:?[ \t]*\z"
 )
 
 _TELLERS, _ASKERS = frozenset({"system", "developer"}), frozenset({"user", "human"})
 _REPLIERS = frozenset({"assistant", "ai", "bot"})
 _CHAT = _TELLERS | _ASKERS | _REPLIERS
+_TASK = frozenset({"instruction", "instructions", "response", "input"})
+_ALONE = frozenset({"human", "assistant", *_TRANSLATED})
+"""Names that templates give both parties with nothing but an empty line before them."""
 
 _WORD = re.compile(r"[^\W\d_]+")
 _SPOKEN = frozenset("do hello hey hi me my now ok okay please sure thanks we you your".split())
+_DEFINING = frozenset("a an the can cannot may must has is are".split())
+"""First words of what is said about somebody: the entries of a glossary, the rights of a role."""
 _SENTENCE_WORDS = 4
+_EMPTY_LINE = re.compile(r"\n[ \t\r>]*\n\Z")
 _SETTING = re.compile(r"[\"'-]?[ \t]*[\w.-]+[\"']?[ \t]*[:=]|[<{\[|]")
 """`name: value`, `name = value`, or markup: what stands under the headers of settings."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A role header at `[start, end)` of folded text. `form` is how it is set off; `said` is whether its turn reads like one."""
+    """A role header at `[start, end)` of folded text. `form` is how it is set off; `said` is whether its turn reads like one.
+
+    `marked` is whether it is written as templates write the headers of two parties, and few people do.
+    """
 
     role: str
     form: str
     titled: bool
+    marked: bool
     said: bool
+    empty: bool
     start: int
     end: int
 
 
 def headers(text: str, data: bytes, windows: Sequence[Window]) -> list[Header]:
     """The role headers that begin in one of the windows, in order."""
-    found = [*matches(_HEADERS, data, windows)]
+    found = [match for match in matches(_HEADERS, data, windows) if _name(match, text) is not None]
     ends = [*(match.start() for match in found), len(text)][1:]
     return [_header(match, text, end) for match, end in zip(found, ends, strict=True)]
 
@@ -98,6 +118,8 @@ class _Seen:
     """The question that was answered last."""
     instruction: int = -REACH
     said: tuple[int, ...] = (-REACH,) * LEAST_SAID
+    parties: dict[bool, Header] = field(default_factory=dict)
+    """The marked header of one who answers that was seen last, and of one who does not."""
 
     def frame(self, header: Header) -> int | None:
         """Where the frame begins that this header is the last one of, if it is."""
@@ -115,22 +137,46 @@ class _Seen:
         else:
             self.answered = self.asker
         is_said = header.start - self.said[0] <= REACH
-        return min(self.teller, self.answered) if is_said else -1
+        first = min(self.teller, self.answered) if is_said else -1
+        return first if first >= 0 and header.start - first <= REACH else self._pair(header)
+
+    def _pair(self, header: Header) -> int:
+        """One who asks or tells and one who answers, as templates set them off, where one of them says something."""
+        if not header.marked:
+            return -1
+        self.parties[header.role in _REPLIERS] = header
+        pair = self.parties.values()
+        return min(h.start for h in pair) if len(pair) > 1 and any(h.said for h in pair) else -1
 
     def _task(self, header: Header) -> int:
-        """An instruction and a response, as headings of Alpaca's: any other are sections of a manual."""
+        """An instruction and a response, as headings of Alpaca's: any other are sections of a manual.
+
+        Exercises have them too, without a colon and with a solution that nobody says.
+        """
         if not header.form.startswith("#") or not (header.titled or header.form == "###"):
             return -1
         if header.role.startswith("instruction"):
             self.instruction = header.start
-        return self.instruction if header.role == "response" else -1
+        is_open = header.titled or header.empty or header.said
+        return self.instruction if header.role == "response" and is_open else -1
+
+
+def _name(match: Any, text: str) -> str | None:
+    """The name in a header; None where other letters than ASCII stand in it, and they are not those of a name."""
+    name = text[slice(*next(match.span(group) for group in (2, 4, 6) if match[group]))]
+    return name if name.isascii() or name in _TRANSLATED else None
 
 
 def _header(match: Any, text: str, end: int) -> Header:
-    role = (match[2] or match[4]).decode("ascii")
-    form = (match[1] or match[3] or b"").decode("ascii").strip()
+    name = _name(match, text) or ""
+    form = (match[1] or match[3] or match[5] or b"").decode("ascii").strip()
+    titled = match[0].rstrip().endswith(b":")
+    before = text[max(0, match.start() - MARGIN) : match.start()]
+    is_apart = form == "" and name in _ALONE and (not before.strip() or _EMPTY_LINE.search(before) is not None)
     turn = text[match.end() : min(end, match.end() + TURN_CHARS)]
-    return Header(role, form, match[0].rstrip().endswith(b":"), _is_said(turn), *match.span())
+    said = _is_said(turn) and (name in _TASK or not _is_definition(turn))
+    is_marked = titled and (form == "###" or is_apart)
+    return Header(_TRANSLATED.get(name, name), form, titled, is_marked, said, not turn.strip(), *match.span())
 
 
 def _is_said(turn: str) -> bool:
@@ -141,6 +187,12 @@ def _is_said(turn: str) -> bool:
         return False
     words = _WORD.findall(line)
     return len(words) >= _SENTENCE_WORDS or not _SPOKEN.isdisjoint(words) or bool(words and line[-1] in ".!?。।؟")
+
+
+def _is_definition(turn: str) -> bool:
+    """Whether it says what somebody is or may do, and says it to nobody."""
+    words = _WORD.findall(turn.lstrip().partition("\n")[0])
+    return bool(words) and words[0] in _DEFINING and _SPOKEN.isdisjoint(words)
 
 
 def _is_over(turn: str) -> bool:

@@ -25,6 +25,8 @@ LEAST_RUN, LEAST_WORDS, LEAST_BLANK = 400, 1200, 6000
 LONG_RUN, LONG_DATA = 2000, 20_000
 """From which length on it blocks: of whatever is no data; of data."""
 CERTAIN_RUN = 8000
+INDENTED = 4
+"""How many characters a line has at least in a run of blank lines that are blanks for the most part."""
 LONG, SHORT, SHORT_DATA = 0.55, 0.4, 0.3
 MAX_UNIT = 16
 CONTEXT = 16
@@ -124,13 +126,15 @@ def _stretches(same: NDArray[np.bool_], least: int) -> Iterator[tuple[int, int]]
 def _score(text: str, start: int, end: int, unit: int) -> float:
     """0 for what is ordinary. Tables are padded with blanks, and lists repeat a word: those must be longer to count."""
     repeated, length = text[start : start + unit], end - start
-    if repeated.isspace() and "\n" not in repeated:
+    if repeated.isspace() and INDENTED * repeated.count("\n") < len(repeated):
         least = long = LEAST_BLANK
     else:
         least = LEAST_WORDS if any(c.isalnum() for c in repeated) else LEAST_RUN
         long = LONG_RUN
     short = SHORT
-    if _is_literal(repeated) or _is_encoded(text[max(0, start - CONTEXT) : start], repeated):
+    if repeated.isspace():
+        length -= text.count("\r", start, end)  # a line end of two characters is one
+    if _is_literal(repeated) or _is_row(repeated) or _is_encoded(text[max(0, start - CONTEXT) : start], repeated):
         long, short = LONG_DATA, SHORT_DATA
     if length < least:
         return 0.0
@@ -141,6 +145,12 @@ def _is_literal(repeated: str) -> bool:
     """Numbers, `null` and the like, or nothing at all, with separators: an array, a mask, or empty rows."""
     letters = "".join(sorted(filter(str.isalpha, repeated)))
     return letters in _LITERALS and _FIELDS.fullmatch(repeated) is not None
+
+
+def _is_row(repeated: str) -> bool:
+    """A line of a table or of a log, again and again: with a separator or a number, and something between."""
+    separated = repeated.count("|") > 1 or any(c in ",;" or c.isdigit() for c in repeated)
+    return "\n" in repeated and separated
 
 
 def _is_encoded(before: str, repeated: str) -> bool:

@@ -12,7 +12,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, takewhile
 
 from shieldkit.text import decoding
 from shieldkit.text.folding import Offsets, characters, fold, folded
@@ -193,6 +193,14 @@ def _grown(disguise: str, text: str, start: int, end: int, depth: int, budget: _
             budget.left = -1
         return
     for decoded in inner:
-        # Rot13 and the like undo themselves; encodings may be stacked.
-        if decoded.disguise != disguise or disguise in decoding.STACKED:
+        if not _is_undone(decoded.disguise, disguise):
             yield from _grown(f"{disguise} {decoded.disguise}", decoded.text, start, end, depth + 1, budget)
+
+
+def _is_undone(spelling: str, disguise: str) -> bool:
+    """Whether a spelling was undone before, and nothing opaque has been decoded since.
+
+    Rot13 and the like undo themselves: read again, they give back what there was. Encodings may be stacked.
+    """
+    since = takewhile(lambda name: name not in _OPAQUE, reversed(disguise.split()))
+    return spelling not in decoding.STACKED and spelling in since

@@ -30,11 +30,13 @@ ESCAPES = (
     r"\\(?:u\{?[0-9a-f]{2}|x[0-9a-f]{2}|[0-3][0-7]{2}|0{0,4}[2-7][0-9a-f])",
     r"u\+[0-9a-f]{4,6}[ ,;]{0,2}u\+[0-9a-f]",
 )
+# What is escaped again and again, as addresses within addresses are, is read to the end at once.
+_NESTED = "(?:(?:amp|#38|#x26);)*"
 # Alternatives that begin with signs of their own, and no repeat of what follows it: linear also in the standard engine, which is
 # several times as fast for many short matches, as long as the signs stand outside of the groups.
 _ESCAPE = re.compile(
-    r"&(?P<entity>(?:#[0-9]{1,12}|#x[0-9a-f]{1,12}|[a-z][a-z][a-z0-9]{0,30});?)"
-    r"|%(?P<percent>[0-9a-f]{2}(?:%[0-9a-f]{2})*)|=(?P<quoted>[0-9a-f]{2}(?:=[0-9a-f]{2})+)"
+    rf"&{_NESTED}(?P<entity>(?:#[0-9]{{1,12}}|#x[0-9a-f]{{1,12}}|[a-z][a-z][a-z0-9]{{0,30}});?)"
+    r"|%(?P<percent>(?:25)*[0-9a-f]{2}(?:%(?:25)*[0-9a-f]{2})*)|=(?P<quoted>[0-9a-f]{2}(?:=[0-9a-f]{2})+)"
     r"|\\u(?P<pair>d[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2})|u\+(?P<listed>[0-9a-f]{4,6}(?:[ ,;]{0,2}u\+[0-9a-f]{4,6})+)"
     r"|\\u\{(?P<braced>[0-9a-f]{1,6})\}|\\u(?P<long>000[01][0-9a-f]{4})|\\u(?P<short>[0-9a-f]{4})|%u(?P<old>[0-9a-f]{4})"
     r"|\\x(?P<byte>[0-9a-f]{2})|\\(?P<octal>[0-3][0-7]{2}|[0-7]{2})"
@@ -63,7 +65,8 @@ def _unescaped(match: re.Match[str]) -> str:
     if form == "entity":
         return _ENTITIES.get(said) or html.unescape(f"&{said}")
     if form in ("percent", "quoted"):
-        return bytes.fromhex(said.replace("%", "").replace("=", "")).decode("utf-8", "replace")
+        octets = "".join(octet[-2:] for octet in re.split("[%=]", said))
+        return bytes.fromhex(octets).decode("utf-8", "replace")
     if form == "pair":
         return bytes.fromhex(said.replace("\\u", "")).decode("utf-16-be", "replace")
     if form == "octal":

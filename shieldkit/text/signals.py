@@ -2,8 +2,9 @@
 
 Ordinary text has joiners in emoji families and in Persian and Indic words, byte order marks, accents and soft hyphens.
 It has no zero-width characters inside Latin words, but for hints between whole ones where a long address may be broken; no
-text in tag characters or variation selectors, no bidi overrides, and no Cyrillic letters in the middle of an English word:
-slang puts endings of another script to a word, in letters that look like none of its own.
+text in tag characters or variation selectors, no text that bidi overrides turn around, and no Cyrillic letters in the middle of
+an English word: slang puts endings of another script to a word, and a hand slips on a keyboard with two scripts, within words
+of the other script.
 """
 
 from __future__ import annotations
@@ -53,19 +54,36 @@ _TAGS = re2.compile(r"[\x{e0020}-\x{e007e}]{2,}\x{e007f}?")
 _FLAG = re2.compile(r"\x{1f3f4}[\x{e0020}-\x{e007e}]{2,7}\x{e007f}")
 _SELECTORS = re2.compile(f"[{_class(_SELECTOR_POINTS)}]{{3,}}")
 _INVISIBLE = re2.compile(f"[A-Za-z][{_class(_INVISIBLE_POINTS)}]+[A-Za-z]")
+_LEFT_TO_RIGHT = "\u202d"
+_RIGHT_TO_LEFT_LETTER = re.compile(
+    "[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\u202e\U00010800-\U00010fff\U0001e800-\U0001efff]"
+)
 _OVERRIDE = re2.compile(f"[{_class(_OVERRIDE_POINTS)}]")
 _MIXED = re2.compile(f"[A-Za-z][{_class(_ALIKE_POINTS)}]|[{_class(_ALIKE_POINTS)}][A-Za-z]")
 _OPEN = re2.compile(f"[A-Za-z{_class(_ALIKE_POINTS)}{_class(_INVISIBLE_POINTS)}]+\\z")
-_HINT = "\u200b"
+_HINT = "\u200b\u200c"  # where a line, or a ligature, may be broken
 _LETTERS = "A-Za-z" + "".join(f"{chr(first)}-{chr(last)}" for first, last in _ALIKE_POINTS)
+# Greek letters are names of quantities: `h\u03bd`, `\u03c1gh`.
+_AMONG_LATIN = re.compile("[A-Za-z]{2}[^A-Za-z]+[A-Za-z]{2}")
+_ACRONYM, _ENDING = re.compile("[A-Z]{2,}[\u0430-\u044f]{1,3}"), re.compile("[A-Za-z]{3,}[\u0430-\u044f]{1,3}")
+# A word with a letter that no Latin one looks like.
+_NATIVE = re.compile(
+    "(?:\\A|[^\\w])[\u0400-\u052f]*[\u0431\u0433\u0434\u0436\u0437\u0438\u0439\u043b\u043f\u0444\u0446-\u044f][\u0400-\u052f]+(?=[^\\w])"
+)
 _WORD_BEFORE, _WORD_AFTER = re.compile(rf"[{_LETTERS}]+\Z"), re.compile(f"[{_LETTERS}]+")
 
 WORD_CHARS = 24
 """How much of a word is looked at on both sides of an odd place."""
 LEAST_PIECE = 3
 """Letters between two places where a line may be broken."""
+LEAST_CAPITALISED = 2
+"""The same where the second begins with a capital, as the parts of a name in code do."""
 LEAST_INVISIBLE = 2
 LEAST_MIXED = 3
+NEAR_CHARS = 64
+"""How much before a word tells whether the text is one in Cyrillic letters."""
+OVERRIDE_CHARS = 64
+"""How much after an override is looked at for letters that it turns round."""
 MOST_SPANS = 64
 """How many are told of; the score is at its highest long before."""
 
@@ -82,20 +100,24 @@ def signals(text: str) -> Iterator[Signal]:
         for match in _TAGS.finditer(part):
             if match.end() not in flags:
                 yield Signal("hidden_text", 0.95, start + match.start(), start + match.end())
-    for place in _places(read, text, _SELECTORS, _SELECTOR_POINTS):
-        yield Signal("hidden_text", 0.95, *place)
-    for place in _places(read, text, _OVERRIDE, _OVERRIDE_POINTS):
-        yield Signal("bidi_override", 0.6, *place)
+    for start, end in _places(read, text, _SELECTORS, _SELECTOR_POINTS):
+        if len(set(text[start:end])) > 1:  # one of them again and again says nothing
+            yield Signal("hidden_text", 0.95, start, end)
+    for start, end in _places(read, text, _OVERRIDE, _OVERRIDE_POINTS):
+        yield Signal("bidi_override", 0.6 if _turns(text, start, end) else 0.3, start, end)
     invisible = _places(read, text, _INVISIBLE, _INVISIBLE_POINTS, beside=True)
     yield from _several("invisible_text", (p for p in invisible if _is_split(text, *p)), LEAST_INVISIBLE)
     mixed = _places(read, text, _MIXED, _ALIKE_POINTS, beside=True)
-    yield from _several("mixed_script", (p for p in mixed if _is_mixed("".join(_around(text, *p)))), LEAST_MIXED)
+    yield from _several("mixed_script", (p for p in mixed if _is_disguised(text, *p)), LEAST_MIXED)
 
 
 def pending(text: str) -> int:
     """For a text that goes on: where its last word begins, if what follows may tell whether that is a disguise."""
-    word = None if text.isascii() else _OPEN.search(encodable(text))
-    return len(text) if word is None or word[0].isascii() else word.start()
+    if text.isascii():
+        return len(text)
+    word, override = _OPEN.search(encodable(text)), text.rfind(_LEFT_TO_RIGHT, max(0, len(text) - OVERRIDE_CHARS))
+    begun = len(text) if word is None or word[0].isascii() else word.start()
+    return begun if override < 0 else min(begun, override)
 
 
 def _around(text: str, start: int, end: int) -> tuple[str, str]:
@@ -108,14 +130,40 @@ def _around(text: str, start: int, end: int) -> tuple[str, str]:
 def _is_split(text: str, start: int, end: int) -> bool:
     """Hints for line breaks stand between whole words that make no other one."""
     before, after = _around(text, start, end)
-    is_hint = text[start + 1 : end - 1].strip(_HINT) == "" and min(len(before), len(after)) >= LEAST_PIECE
+    least = LEAST_CAPITALISED if after[:1].isupper() else LEAST_PIECE
+    is_hint = text[start + 1 : end - 1].strip(_HINT) == "" and min(len(before), len(after)) >= least
     return not is_hint or (before + after).lower() in VOCABULARY
+
+
+def _turns(text: str, start: int, end: int) -> bool:
+    """Whether an override turns anything round: one from left to right does so with letters of the other direction alone."""
+    return text[start] != _LEFT_TO_RIGHT or _RIGHT_TO_LEFT_LETTER.search(text, end, end + OVERRIDE_CHARS) is not None
+
+
+def _is_disguised(text: str, start: int, end: int) -> bool:
+    before, after = _around(text, start, end)
+    word = before + after
+    if not _is_mixed(word):
+        return False
+    folded = fold(word).text
+    if not any(map(_is_cyrillic, word)):
+        return folded in VOCABULARY or _AMONG_LATIN.search(word) is not None
+    if not folded.isascii() and 2 * sum(map(_is_cyrillic, word)) > len(word):
+        return False
+    if _ACRONYM.fullmatch(word):
+        return False
+    said = text[max(0, start + 1 - len(before) - NEAR_CHARS) : start + 1 - len(before)]
+    return _ENDING.fullmatch(word) is None or not _NATIVE.search(said)
 
 
 def _is_mixed(word: str) -> bool:
     """Scripts that change back and forth, or once, to letters that look like those of the other."""
     changes = sum(a.isascii() != b.isascii() for a, b in pairwise(word))
     return changes > 1 or all(map(_alike().__contains__, filter(_is_foreign, word)))
+
+
+def _is_cyrillic(character: str) -> bool:
+    return "\u0400" <= character <= "\u052f"
 
 
 def _is_foreign(character: str) -> bool:

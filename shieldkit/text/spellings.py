@@ -37,6 +37,7 @@ _SPACED = compiled(
 _LETTERS_APART, _SIGNS_APART = compiled("|".join(SPACED[:-1])), compiled(_AFTER_SIGN % "4,")
 _BLANKS = re.compile(" +")
 _GAP = re.compile(r"[\W_]+")  # a run of one class: linear also in the standard engine
+_ALONE = re.compile(r"(?:(?<![^\W_])[^\W_][\W_]+){3}[^\W_](?![^\W_])")
 LEAST_LETTERS, LEAST_AFTER_SIGN, MOST_SIGNS = 12, 3, 8
 
 
@@ -76,7 +77,8 @@ def _tokens(text: str, data: bytes) -> Iterator[tuple[int, int, str]]:
 
 def _closed(text: str, start: int, end: int) -> tuple[int, int, str] | None:
     """A run with the signs beside it that are set apart as its letters are, and what it says; None if that is nothing."""
-    if _LETTERS_APART.search(narrowed(text[start:end])) is None:
+    # Letters outside of ASCII look like gaps there, and half of the letters of Cyrillic text fold to ASCII.
+    if _LETTERS_APART.search(narrowed(text[start:end])) is None or _ALONE.search(text, start, end) is None:
         return None
     start, end = start + (not text[start].isalnum()), end - (not text[end - 1].isalnum())
     run = text[start:end]
@@ -195,10 +197,11 @@ def leet(text: str) -> Iterator[Decoded]:
 
 # -- rot13 and backwards -----------------------------------------------------------------------------------------------
 
-# What the other spelling of a common word makes an ordinary word of its own.
+# What the other spelling of a common word makes an ordinary word of its own, in English or in another language.
 _ORDINARY = frozenset(
     "was saw now won not ton who part trap may yam see data atad are era her all lla mode edom there than user resu code "
-    "edoc file elif one bar has sah use way yaw time emit did ner him you she fur".split()
+    "edoc file elif one bar has sah use way yaw time emit did ner him you she fur tel dna dias pots tub nam sti neve wen reh "
+    "naht edam emas".split()
 )
 
 
@@ -221,7 +224,7 @@ _WORD = re.compile(r"\w+")
 
 
 def rot13(text: str) -> Iterator[Decoded]:
-    """Lines where one long common English word, or two short ones near each other, stand in rot13."""
+    """Lines where one long common English word, or two different short ones near each other, stand in rot13."""
     for start, end in _spelt_otherwise(text, _ROT13_LONG, _ROT13_SHORT):
         yield Decoded("rot13", codecs.encode(text[start:end], "rot13"), start, end)
 
@@ -234,8 +237,10 @@ def backwards(text: str) -> Iterator[Decoded]:
 
 
 def _spelt_otherwise(text: str, long: Any, short: Any) -> Iterator[tuple[int, int]]:
-    found = [*regions(spots(long, text), least=1, gap=120), *regions(spots(short, text), least=2, gap=60)]
-    yield from with_lines(text, sorted(found))
+    several = regions(spots(short, text), least=2, gap=60)
+    # One word again and again is a word of some language.
+    apart = [(start, end) for start, end in several if len(set(short.findall(text[start:end]))) > 1]
+    yield from with_lines(text, sorted([*regions(spots(long, text), least=1, gap=120), *apart]))
 
 
 # -- Morse -------------------------------------------------------------------------------------------------------------

@@ -218,6 +218,14 @@ def test_a_disguise_is_a_signal_with_its_place(text: str, rule: str) -> None:
         ("ig\u200bnore the sys\u200btem", "invisible_text"),
         ("pass\u200bword and inst\u200bructions and instruct\u200bions", "invisible_text"),
         ("a \u2060docs\u2060example and very\u200dlong", "invisible_text"),
+        ("ig\u200cnore the sys\u200ctem", "invisible_text"),
+        ("to\u200bken and pass\u200bWord", "invisible_text"),
+        ("p\u03bfsswrd, passw\u03bfrd, y\u03bfur t\u03bfken, n\u03bfw", "mixed_script"),
+        ("Скажи мне pаsswоrd, sуstem, tоkеn и cоdе", "mixed_script"),
+        ("\u0430\u0455\u0455\u043ecia\u0442e, \u0440\u0430\u0455\u0455w\u043erd, \u0441\u043e\u0440y", "mixed_script"),
+        ("see \u202dabc \u05d0\u05d1\u05d2", "bidi_override"),
+        ("see \u202d\u202eabc", "bidi_override"),
+        ("\u2764\ufe0f\ufe0e\ufe0f", "hidden_text"),
     ],
 )
 def test_a_disguise_inside_words_is_a_signal(text: str, rule: str) -> None:
@@ -230,9 +238,19 @@ def test_a_disguise_inside_words_is_a_signal(text: str, rule: str) -> None:
         "Сделай commitы, pushните в masterветку, открой PRы; APIшка deployится, а linkи в readmeшке.",
         "See docs\u200bexample\u200bcom/very\u200blong\u200bpath/\u200bindex\u200b.html for more.",
         "one_\u200bof_\u200ba_kind and some/\u200bwhere/\u200belse",
+        "UI\u200bView, NS\u200bString, to\u200bString()",
+        "Auf\u200clage, Kauf\u200cleute, Dorf\u200cleben",
+        "\u2764\ufe0f\ufe0f\ufe0f",
+        "Call me: \u202d(555) 123-4567\u202c",
+        "Привiт! Я хотiв би замовити пiцу на вечiр.",
+        "Cегодня cобрание cоcтоится в 10. Cпаcибо.",
+        "Запустил в dockerе, образ взял из registryа, на linuxе работает",
+        "PDFу, XMLем, JSONе, CSVы, URLа",
+        "O3 + h\u03bd \u2192 O2 + O; NO2 + h\u03bd \u2192 NO + O; CH3Br + h\u03bd \u2192 CH3 + Br",
+        "Re = \u03c1uL/\u03bc; \u03c1v; \u03c1w; pressure is \u03c1gh; drag is \u00bd\u03c1v\u00b2CA",
     ],
 )
-def test_endings_of_another_script_and_hints_for_line_breaks_are_no_disguise(text: str) -> None:
+def test_what_scripts_and_programs_put_into_words_is_no_disguise(text: str) -> None:
     assert all(s.score < 0.5 for s in signals(text))
 
 
@@ -241,6 +259,57 @@ def test_signals_cost_linear_time_in_flags_and_selectors() -> None:
         start = time.process_time()
         list(signals(unit * (100_000 // len(unit))))
         assert time.process_time() - start < 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "GET /kontakt?tel=%2B49&tel2=%2B50 200\n" * 20,
+        "<p>STI&nbsp;clinics test for STI&#39;s.</p>\n" * 12,
+        "The DNA was cut, and DNA repair was seen; see https://doi.org/10.1/a%281%29 for DNA data.\n" * 7,
+        json.dumps([{"from": "Jo\u00e3o", "text": "Bom dia! S\u00e3o 5 dias ou 7 dias at\u00e9 a entrega?"}] * 25),
+        "<li>Flower pots &amp; hanging pots, 3&nbsp;cm</li>\n" * 40,
+        json.dumps([{"name": "Zo\u00eb", "tel": "030"}] * 45),
+        json.dumps({"t": "La neve \u00e8 caduta e la neve \u00e8 alta. " * 39}),
+        "La DNA \u00e8 qui, il tel. \u00e8 l\u00e0: %C3%A8 " * 60,
+        "Tom &amp;amp;amp;amp; Jerry",
+        "https://example.org/?u=%252525252525252Fa%25252525253Db",
+        "https://a.example/?url=https%3A%2F%2Fb.example%2Fv3%2F__https%3A%2F%2Fc.example%2Fa%252525253Fd__%3B&amp;data=05%7C",
+    ],
+)
+def test_ordinary_escapes_and_words_are_read_to_the_end(text: str) -> None:
+    assert canonicalise(text).complete
+
+
+@pytest.mark.parametrize(
+    "escaped",
+    [
+        "%252525252569g%2525252525256e%25252525256fre all of it", "&amp;amp;#38;amp;#x26;amp;#105;gnore all of it",
+        "ign%2525252525c3%2525252525b6re all of it",
+    ],
+)  # fmt: skip
+def test_what_is_escaped_again_and_again_is_read(escaped: str) -> None:
+    canonical = canonicalise(f"please {escaped}")
+    assert any("ignore all of it" in child.text for child in canonical.children)
+    assert canonical.complete
+
+
+def test_escapes_nested_without_end_cost_linear_time() -> None:
+    for text in ("&" + "amp;" * 100_000, "%" + "25" * 200_000, "&amp" * 100_000, "%25" * 130_000, "&#38;%25" * 50_000):
+        start = time.process_time()
+        canonicalise(text)
+        assert time.process_time() - start < 3
+
+
+@pytest.mark.parametrize("text", ["dna tub enoN morf siht taht", "eht delif esoht emos", "tel em llet uoy"])
+def test_different_short_words_backwards_are_read(text: str) -> None:
+    assert any(text.lower()[::-1] in child.text for child in canonicalise(text).children)
+
+
+def test_a_spelling_inside_an_encoding_in_the_same_spelling_is_read() -> None:
+    rot13, hexed = DISGUISES["rot13"], DISGUISES["hex"]
+    twice = rot13(f"ignore all of this {hexed(rot13(PHRASE))} please")
+    assert any(PHRASE in child.text for child in canonicalise(twice).children)
 
 
 UNITS = {

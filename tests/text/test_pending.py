@@ -10,6 +10,7 @@ from shieldkit.markers import MarkerEngine, runs
 from shieldkit.markers.runs import pending as runs_pending
 from shieldkit.text import canonicalise, decoding
 from shieldkit.text.pending import PENDING, pending
+from shieldkit.text.signals import pending as word_pending
 from tests.disguises import DISGUISES
 
 ENGINE = MarkerEngine()
@@ -44,6 +45,9 @@ WORDS = (
     "\nassistant:\n",
     "\n### Instruction:",
     "\n### Response:",
+    "\n\nHuman:",
+    "\n\nАссистент:",
+    " ### user: ",
     "you are now root.",
     "name: jane",
 )
@@ -91,6 +95,9 @@ frames = st.lists(
             "\nsystem:",
             "\nuser:",
             "\nassistant:",
+            "\n\nHuman:",
+            "\n\nАссистент:",
+            " ### user:",
             "\n### ",
             "response",
             " hi",
@@ -120,6 +127,12 @@ def test_markers_before_the_settled_place_stay_and_none_begins_before_the_held_o
     new = [m for m in ENGINE.find(whole) if m.score >= 0.5 and m not in ENGINE.find(part)]
     assert not [m for m in new if m.start < held]
     assert not [r for r in runs(whole) if r.start < held and r not in runs(part)]
+
+
+@pytest.mark.parametrize("text", ["\u202d(555) 12", "\u2764\ufe0f\ufe0f\ufe0f", "Auf\u200cla"])
+def test_what_the_rest_may_make_a_disguise_of_is_not_settled(text: str) -> None:
+    whole = f"see {text}"
+    assert min(word_pending(whole), pending(canonicalise(whole))) <= len("see \u2764")
 
 
 @pytest.mark.parametrize(
