@@ -154,13 +154,15 @@ class MarkerGuard:
         return _Judged(tuple(sorted(_most(found), key=lambda m: (m.start, m.end))), canonical.complete)
 
     def _judge_joined(self, stretch: seams.Stretch, conversation: Conversation) -> _Joined:
-        """Without what disguises say by themselves: words that meet at a seam may well be of two scripts."""
+        """Without what disguises and padding say by themselves: words that meet at a seam may well be of two scripts, and a
+        list may hold one value a thousand times.
+        """
         found: dict[tuple[int, str, tuple[int, int]], float] = {}
         complete = True
         for joined in stretch.joined(conversation):
             canonical = canonicalise(joined.text)
             complete = complete and canonical.complete
-            for m in _most([*self._engine.find(canonical), *runs(canonical)]):
+            for m in _most(self._engine.find(canonical)):
                 places = joined.places(m.start, m.end)
                 for piece, start, end in places:
                     key = (piece, m.rule, (start, end))
