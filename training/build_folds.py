@@ -25,6 +25,8 @@ EXTRA = {
     "＿": "_", "⟨": "<", "〈": "<", "❮": "<", "❰": "<", "«": "<", "⟩": ">", "〉": ">", "❯": ">", "❱": ">",
     "»": ">", "⁄": "/", "∕": "/", "⟦": "[", "⟧": "]", "【": "[", "】": "]", "〔": "[", "〕": "]", "＃": "#", "﹟": "#",
     "❲": "[", "❳": "]", **dict.fromkeys("¦‖ǁ∥║⏐⎸⎹▏▕︱", "|"), **dict.fromkeys("《⟪≺⧼❬⦑≪⋖", "<"), **dict.fromkeys("》⟫≻⧽❭⦒≫⋗", ">"),
+    # Not the dots of Indic and other scripts that UTS #39 has too: they are letters of words there.
+    **dict.fromkeys("∶꞉˸ː⁚︰։׃", ":"),
     "–": "-", "—": "-", "‘": "'", "’": "'", "“": '"', "”": '"', "…": "...",
 }  # fmt: skip
 # Letters that are styled and have no compatibility decomposition: negative circled, negative squared, regional indicators,

@@ -113,9 +113,9 @@ class Keys:
         document = reading.parse(text, str(path))
         lines = document.lines
         empty = [dotted(loc) for loc in document.empty]
-        unclear = [Problem(key, "has no value", "Write one, or remove the line", lines.get(key)) for key in empty]
-        if unclear or document.twice:
-            raise PolicyProblems(str(path), [*document.twice, *unclear])
+        without = [Problem(key, "has no value", "Write one, or remove the line", lines.get(key)) for key in empty]
+        if without or document.unclear:
+            raise PolicyProblems(str(path), [*document.unclear, *without])
         try:
             return cls(_File.model_validate(document.data, context={"written": True}).keys)
         except ValidationError as error:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from shieldkit.conversation import Conversation, Role, Segment
-from shieldkit.errors import SelfTestError
+from shieldkit.errors import PolicyError, SelfTestError
 from shieldkit.guards import seams
 from shieldkit.guards.base import INLINE_CHARS, Inspection, Pending, Report
 from shieldkit.markers import Marker, MarkerEngine, dense, runs
@@ -27,6 +27,7 @@ from shieldkit.outcome import Finding, Span, Stage
 from shieldkit.policy.model import MarkerSettings
 from shieldkit.remembered import Remembered
 from shieldkit.text import Canonical, Signal, canonicalise, signals
+from shieldkit.text.folding import fold
 from shieldkit.text.pending import CONTEXT_CHARS
 from shieldkit.text.pending import pending as text_pending
 from shieldkit.text.signals import MOST_SPANS
@@ -82,6 +83,10 @@ class MarkerGuard:
     inline_chars = INLINE_CHARS
 
     def __init__(self, settings: MarkerSettings, control_tokens: frozenset[str] = frozenset()) -> None:
+        for n, token in enumerate(settings.extra_tokens):
+            if not fold(token).text.strip():
+                mend = "Write it as the tokenizer has it, or remove the line"
+                raise PolicyError(f"guards.markers.extra_tokens[{n}]", "is nothing that could be looked for", mend=mend)
         self._engine = MarkerEngine(control_tokens, settings.extra_tokens)
         self._settings = settings
         self._judged: Remembered[bytes, _Judged] = Remembered(REMEMBERED, lambda judged: 1 + len(judged.found))

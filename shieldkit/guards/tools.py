@@ -9,6 +9,7 @@ For each origin in the conversation the first flow that fits tool and origin dec
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from shieldkit.conversation import Conversation, Message
@@ -17,6 +18,7 @@ from shieldkit.guards.base import Inspection, Report
 from shieldkit.outcome import Action, Finding, Stage
 from shieldkit.policy.model import Flow, ToolSettings
 from shieldkit.schema import NotConforming, SchemaGate, compile_schema
+from shieldkit.schema.gate import KEYWORDS, unknown_keyword
 from shieldkit.tools import Origin, ToolCall, calls_of
 from shieldkit.tools.origins import Origins, matches
 
@@ -123,6 +125,10 @@ class _Flows:
 
 
 def _gate(tool: str, schema: object) -> SchemaGate:
+    if (key := unknown_keyword(schema)) is not None:
+        near = difflib.get_close_matches(key, KEYWORDS, 1)
+        mend = f"Did you mean `{near[0]}`?" if near else "Remove it: it checks nothing"
+        raise PolicyError(f"guards.tools.arguments.{tool}", f"`{key}` is no keyword of JSON Schema", mend=mend)
     try:
         return compile_schema(schema)
     except ConfigurationError as error:

@@ -77,9 +77,9 @@ class MarkerEngine:
                 self._add(token.text, AMBIGUOUS if token.ambiguous else VERBATIM)
             elif not token.ambiguous:
                 self._add(token.text, FRAMED)
-        for own in extra_tokens:
-            self._add(own, VERBATIM)
         self._ordinary = frozenset(text for text, known in self._known.items() if known.score < FRAMED)
+        for own in extra_tokens:
+            self._own(own)
         for own in backend_tokens:
             if len(own.strip()) > 2:
                 self._own(own)
@@ -198,7 +198,7 @@ class MarkerEngine:
         return "control_token_disguised", DISGUISED
 
     def _own(self, token: str) -> None:
-        """A token of the backend, in all spellings; what ordinary text has as well, as it is spelled and disguised alone."""
+        """A token of the backend or the policy, in all spellings; what ordinary text has too, as spelled and disguised alone."""
         folded = _folded(token)
         if folded in self._known and self._known[folded].score == AMBIGUOUS:
             self._known[folded] = _Known(_spellings(token), VERBATIM)

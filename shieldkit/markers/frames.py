@@ -32,15 +32,17 @@ _ROLE = (
     "(system|developer|user|human|assistant|ai|bot|instructions?|response|input"
     f"|{'|'.join(narrowed(name).decode('ascii') for name in _TRANSLATED)})(?:[ \\t]+(?:prompt|message|override))?"
 )
+# Old text files, and models, have lines that end in a carriage return alone.
+_LINE = r"(?:^|\r)"
 PATTERN = (
-    rf"(?m)^[ \t>*_]*(#{{1,6}}[ \t]*|\[|<){_ROLE}[\]>]?[ \t*_]*:?[ \t]*$"
-    rf"|(?m)^[ \t>*_]*(#{{1,6}}[ \t]*)?{_ROLE}[ \t*_]*:"
+    rf"(?m){_LINE}[ \t>*_]*(#{{1,6}}[ \t]*|\[|<){_ROLE}[\]>]?[ \t*_]*:?[ \t]*$"
+    rf"|(?m){_LINE}[ \t>*_]*(#{{1,6}}[ \t]*)?{_ROLE}[ \t*_]*:"
     # A line may hold several of a heading that says more than most.
     rf"|[ \t](###[ \t]*){_ROLE}[ \t]*:"
 )
 _HEADERS = compiled(PATTERN)
 _BEGUN = re2.compile(
-    r"(?m)(?:^[ \t>*_]*(?:#{0,6}[ \t]*|\[|<)|[ \t]#{1,3}[ \t]*)"
+    r"(?m)(?:(?:^|\r)[ \t>*_]*(?:#{0,6}[ \t]*|\[|<)|[ \t]#{1,3}[ \t]*)"
     r"(?:[a-z\x{400}-\x{4ff}]{0,12}(?:[ \t]+[a-z]{0,8})?)?[\]>]?[ \t*_]*:?[ \t]*\z"
 )
 

@@ -125,7 +125,7 @@ def _with_empty(problems: list[Problem], document: reading.Document, model: type
     empty = {dotted(loc): reading.no_value(loc, model) for loc in document.empty}
     unknown = {p.path for p in problems if p.path in empty and p.problem == UNKNOWN_KEY}
     kept = [p for p in problems if p.path not in empty or p.path in unknown]
-    return [*document.twice, *(p for path, p in empty.items() if path not in unknown), *kept]
+    return [*document.unclear, *(p for path, p in empty.items() if path not in unknown), *kept]
 
 
 def _not_for_tenants(override: Mapping[str, Any]) -> Iterator[Problem]:

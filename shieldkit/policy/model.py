@@ -6,6 +6,7 @@ Frozen pydantic models. Unknown keys are refused. Every guard's section has the 
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,6 +31,20 @@ class Section(BaseModel):
     """Base of all parts of a policy: frozen, and no unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads `yes` and `on` as true, which is 1 where a number is wanted: a threshold that nothing reaches."""
+        field = cls.model_fields[str(info.field_name)]
+        is_read = any(isinstance(part, BeforeValidator) for part in field.metadata)  # a duration says so itself
+        if isinstance(value, bool) and not is_read and _wants_number(field.annotation):
+            raise ValueError("is yes or no, and must be a number")
+        return value
+
+
+def _wants_number(annotation: Any) -> bool:
+    return annotation in (int, float) or any(map(_wants_number, typing.get_args(annotation)))
 
 
 class Rule(Section):
@@ -180,7 +195,7 @@ class LeakSettings(GuardSettings):
 
 
 ToolName = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^*\s]*\*?$")]
-Entry = Annotated[str, Field(max_length=2048, pattern=r"^(user|tool|document)(:[^*]+\*?|:\*)?$")]
+Entry = Annotated[str, Field(max_length=2048, pattern=r"^(user|tool|document)(:[^*\s][^*]*\*?|:\*)?$")]
 
 
 class Flow(Section):

@@ -29,6 +29,7 @@ from shieldkit.policy.problems import (
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 24
 _NULL = "tag:yaml.org,2002:null"
+_NUMBERS = frozenset({"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Document:
 
     data: Any
     lines: Mapping[str, int]
-    twice: tuple[Problem, ...] = ()
+    unclear: tuple[Problem, ...] = ()
     empty: tuple[Location, ...] = ()
 
 
@@ -67,16 +68,19 @@ def parse(text: str, source: str) -> Document:
         line = mark.line + 1 if mark is not None else None
         raise _refused(source, f"is not YAML: {problem}", "Mend the file's syntax", line) from None
     lines: dict[str, int] = {}
-    twice: list[Problem] = []
+    unclear: list[Problem] = []
     empty: list[Location] = []
     for loc, line, value in _walk(node, ()) if node is not None else ():
         path = dotted(loc)
         if path in lines:
-            twice.append(Problem(path, "stands twice", "Keep one of the two", line))
+            unclear.append(Problem(path, "stands twice", "Keep one of the two", line))
         lines[path] = line
         if isinstance(value, yaml.ScalarNode) and value.tag == _NULL and not value.value:
             empty.append(loc)
-    return Document(data, lines, tuple(twice), tuple(empty))
+        if isinstance(value, yaml.ScalarNode) and value.tag in _NUMBERS and ":" in value.value:
+            problem = f"{value.value} is a number that YAML counts in sixties"
+            unclear.append(Problem(path, problem, "Write it out, or in quotes if it is text", line))
+    return Document(data, lines, tuple(unclear), tuple(empty))
 
 
 def _refused(source: str, problem: str, mend: str, line: int | None = None) -> PolicyProblems:

@@ -18,7 +18,7 @@ from shieldkit.schema.strict import Limits, NotConforming, Violation, parse
 
 MAX_SCHEMA_BYTES = 1_000_000
 MAX_VIOLATIONS = 16
-_KEYWORDS = frozenset(
+KEYWORDS = frozenset(
     "$anchor $comment $defs $dynamicAnchor $dynamicRef $id $ref $schema $vocabulary additionalItems additionalProperties allOf "
     "anyOf const contains contentEncoding contentMediaType contentSchema default definitions dependencies dependentRequired "
     "dependentSchemas deprecated description else enum examples exclusiveMaximum exclusiveMinimum format if items maxContains "
@@ -27,6 +27,23 @@ _KEYWORDS = frozenset(
     "unevaluatedProperties uniqueItems writeOnly".split()
 )
 """Of drafts 4 to 2020-12."""
+_OF_SCHEMAS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
+_OF_VALUES = frozenset({"const", "default", "enum", "examples", "required", "type", "$vocabulary", "dependentRequired"})
+
+
+def unknown_keyword(schema: object) -> str | None:
+    """A key of a JSON Schema, or of one within it, that means nothing in any draft: a misspelt keyword checks nothing."""
+    if isinstance(schema, list):
+        return next(filter(None, map(unknown_keyword, schema)), None)
+    if not isinstance(schema, Mapping):
+        return None
+    for key, value in schema.items():
+        if key not in KEYWORDS:
+            return str(key)
+        within = list(value.values()) if key in _OF_SCHEMAS and isinstance(value, Mapping) else value
+        if key not in _OF_VALUES and (found := unknown_keyword(within)) is not None:
+            return found
+    return None
 
 
 class _Check(Protocol):
@@ -101,8 +118,8 @@ def _unusable(error: Exception) -> str:
     path = list(getattr(error, "instance_path", ()))
     if not path:
         return "a reference in it, its `$id` or its `$schema` leads nowhere, or it is no schema"
-    keyword = next((part for part in reversed(path) if part in _KEYWORDS), "*")
-    return f"`{keyword}` at {_pointer(path, _KEYWORDS)} has a value that it cannot have"
+    keyword = next((part for part in reversed(path) if part in KEYWORDS), "*")
+    return f"`{keyword}` at {_pointer(path, KEYWORDS)} has a value that it cannot have"
 
 
 def _from_type(target: Any) -> SchemaGate:

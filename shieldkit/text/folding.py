@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from shieldkit.errors import ModelFileError
 
 _FILE = Path(__file__).parent / "data" / "folds.npz"
-_SHA256 = "866e3ad3c67333b60333a6524de89ea08681d6bd26a700139c481f5ca81aecef"
+_SHA256 = "6aefdd7f4f6f4f421ac9f5cd8820bf5a19f00f81a0dd92aed7d0f6e8599fb864"
 _POINTS = 0x110000
 _CONTROLS = bytes([*range(9), 11, 12, *range(14, 32), 127])
 _LONG = 4096

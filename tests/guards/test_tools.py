@@ -348,3 +348,19 @@ def test_messages_before_since_are_context_and_not_judged() -> None:
         assert made.screen([attack, ASK], since=1).allowed
         assert not made.screen([ASK, attack], since=1).allowed
         assert made.screen([attack, ASK], since=1).text == ASK["content"]
+
+
+@pytest.mark.parametrize(("schema", "said"), [
+    ("{propertes: {to: {type: string}}}", "Did you mean `properties`"),
+    ("{properties: {to: {additionalproperties: no}}}", "Did you mean `additionalProperties`"),
+    ("{anyOf: [{nonsense: 1}]}", "`nonsense` is no keyword"),
+])  # fmt: skip
+def test_a_misspelt_keyword_of_a_schema_is_an_error_since_it_checks_nothing(schema: str, said: str) -> None:
+    policy = Policy.from_yaml(f"name: x\nguards: {{tools: {{arguments: {{send: {schema}}}}}}}")
+    with pytest.raises(PolicyError, match=said):
+        Shield(policy)
+
+
+def test_names_of_properties_and_values_are_no_keywords() -> None:
+    schema = "{type: object, properties: {foo: {enum: [{bar: 1}]}}, required: [foo], additionalProperties: false}"
+    Shield(Policy.from_yaml(f"name: x\nguards: {{tools: {{arguments: {{send: {schema}}}}}}}")).close()

@@ -265,3 +265,15 @@ def test_whatever_stands_in_the_file_the_outcome_is_a_policy_or_a_policy_error(t
     except PolicyError:
         return
     assert policy.name
+
+
+@pytest.mark.parametrize(("text", "field"), [
+    ("guards: {markers: {threshold: yes}}", "guards.markers.threshold: true is yes or no"),
+    ("guards: {markers: {}}\nbudget: {limits: [{scope: user, window: 1h, total_tokens: on}]}", "total_tokens: true is yes"),
+    ("guards: {markers: {}}\ncontext: {max_output_tokens: 1:30}", "1:30 is a number that YAML counts in sixties"),
+    ("guards: {tools: {flows: [{tool: s, after: ['tool: read'], action: block}]}}", "after[0]"),
+])  # fmt: skip
+def test_a_value_that_means_another_than_it_says_is_refused(text: str, field: str) -> None:
+    with pytest.raises(PolicyError) as caught:
+        Policy.from_yaml(f"name: x\n{text}")
+    assert field in str(caught.value)
