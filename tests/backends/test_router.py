@@ -588,12 +588,12 @@ def test_a_real_model_answers_where_a_first_route_is_down(smollm2: LlamaCpp) -> 
     with Shield(settings, made) as shield:
         reply = shield.invoke("What is the capital of France?")
         streamed = list(shield.stream("What is the capital of France?"))
+        assert not shield.screen("<|im_start|>").allowed
     assert reply.text
     assert reply.usage.input_tokens == smollm2.count_tokens(Conversation.of("What is the capital of France?"))
     assert reply.backend["answered_by"]["name"] == "b"
     assert streamed[-1].reply is not None
     assert streamed[-1].reply.text
-    assert not shield.screen("<|im_start|>").allowed
 
 
 def test_names_and_numbers_of_routes_are_checked() -> None:
