@@ -2,9 +2,10 @@
 
     python benchmarks/languages.py [--json FILE]
 
-The lines of `training/everyday.txt`, on which nothing was trained: whoever wrote them wrote the training lines of these languages
-too. Each goes through the default policy in its role. *Pages* are all ordinary lines of a language that are not a user's, as one
-document: the longer a text, the more of it could raise an alarm. Takes a minute.
+The lines of `training/everyday.txt`, on which nothing was trained: 366 of the writers of training lines of these languages, and 598
+of later ones, of whose lines what ships has seen none. Each goes through the default policy in its role. *Pages* are all
+ordinary lines of a language that are not a user's, as one document: the longer a text, the more of it could raise an alarm.
+Takes a minute.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from _shared import clock, machine, percent, save, table
 from shieldkit import Segment, Shield
 
 LINES = Path(__file__).parents[1] / "training" / "everyday.txt"
+LEAST_PAGE = 500
+"""Characters: of fewer, nothing is said."""
 ROLES = {"u": "user", "d": "document", "t": "tool"}
 
 
@@ -44,18 +47,19 @@ def main() -> None:
                        for attack in (False, True)}  # fmt: skip
             page = "\n".join(text for attack, role, text in rows if not attack and role != "user")
             with clock() as took:
-                screening = shield.screen(Segment(page, "document"))
+                screening = shield.screen(Segment(page or ".", "document"))
             result[language] = {
                 "ordinary": len(refused[False]), "refused": sum(refused[False]), "attacks": len(refused[True]),
                 "caught": sum(refused[True]), "page_chars": len(page), "page_refused": not screening.allowed,
-                "page_ms_per_1000": 1e6 * took.cpu_s / len(page),
+                "page_ms_per_1000": 1e6 * took.cpu_s / max(len(page), 1),
             }  # fmt: skip
     total = {key: sum(row[key] for row in result.values()) for key in ("ordinary", "refused", "attacks", "caught")}
     print(machine())
     table(
         ("language", "ordinary refused", "attacks caught", "page", "CPU, a thousand characters"),
         [(language, f"{r['refused']} of {r['ordinary']}", f"{r['caught']} of {r['attacks']}",
-          f"{r['page_chars']:,}: {'refused' if r['page_refused'] else 'passed'}", f"{r['page_ms_per_1000']:.0f} ms")
+          *((f"{r['page_chars']:,}: {'refused' if r['page_refused'] else 'passed'}", f"{r['page_ms_per_1000']:.0f} ms")
+            if r["page_chars"] >= LEAST_PAGE else ("–", "–")))
          for language, r in result.items()],
     )  # fmt: skip
     print(f"all: ordinary {percent(total['refused'], total['ordinary'])}, "
