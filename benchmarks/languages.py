@@ -2,8 +2,8 @@
 
     python benchmarks/languages.py [--json FILE]
 
-The lines of `training/everyday.txt`, on which nothing was trained: 366 of the writers of training lines of these languages, and 598
-of later ones, of whose lines what ships has seen none. Each goes through the default policy in its role. *Pages* are all
+The lines of `training/everyday.txt`, on which nothing was trained: 366 of the writers of training lines of these languages, and
+598 of later ones, of whose lines what ships has seen none. Each goes through the default policy in its role. *Pages* are all
 ordinary lines of a language that are not a user's, as one document: the longer a text, the more of it could raise an alarm.
 Takes a minute.
 """
