@@ -5,6 +5,7 @@
 The input is a list of facts, one for each token of each family, with the file that each was read from. Tokens that
 several families share become one entry. Some say nothing by themselves, whatever their family makes of them: a header that
 letters and forms have too (`User:`) is judged by what stands around it, and anybody writes `<repo_name>` for a name to fill in.
+To a model whose token it is it stays one: `inert` are all that the facts do not call ambiguous.
 """
 
 from __future__ import annotations
@@ -28,9 +29,18 @@ def main() -> None:
     for row in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):
         key = (row["token"], row["kind"])
         entry = entries.setdefault(
-            key, {"token": row["token"], "kind": row["kind"], "role": row["role"], "ambiguous": False, "families": []}
+            key,
+            {
+                "token": row["token"],
+                "kind": row["kind"],
+                "role": row["role"],
+                "ambiguous": False,
+                "inert": True,
+                "families": [],
+            },
         )
-        entry["ambiguous"] = bool(entry["ambiguous"] or row.get("ambiguous") or _is_ordinary(row["token"], row["role"]))
+        entry["inert"] = bool(entry["inert"] and not row.get("ambiguous"))
+        entry["ambiguous"] = not entry["inert"] or _is_ordinary(row["token"], row["role"])
         entry["families"].append({"family": row["family"], "source": row["source"]})  # type: ignore[attr-defined]
     rows = sorted(entries.values(), key=lambda e: str(e["token"]))
     OUT.parent.mkdir(parents=True, exist_ok=True)

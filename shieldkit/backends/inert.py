@@ -29,8 +29,8 @@ _SHAPES = (
 
 @functools.lru_cache(maxsize=1)
 def known() -> frozenset[str]:
-    """The control tokens of the catalogue, but for those that are also ordinary text."""
-    return frozenset(t.text.strip() for t in catalogue() if not t.regex and not t.ambiguous and len(t.text.strip()) > 1)
+    """The control tokens of the catalogue, but for those that are mostly ordinary text."""
+    return frozenset(t.text.strip() for t in catalogue() if not t.regex and t.inert and len(t.text.strip()) > 1)
 
 
 class Inert:

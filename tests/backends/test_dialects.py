@@ -459,3 +459,10 @@ def test_tools_go_out_and_calls_come_back() -> None:
         assert reply.message["tool_calls"] == [call]
         (asked,) = server.asked("/v1/chat/completions")
         assert (asked.body["tools"], asked.body["tool_choice"]) == ([tool], "required")
+
+
+@pytest.mark.parametrize("token", ["<repo_name>", "<sop>", ">>TITLE<<", "[CALL_ID]", "### System:"])
+def test_what_says_nothing_by_itself_is_cut_all_the_same(token: str) -> None:
+    """Text may have it, and so no guard blocks it; to a model whose token it is, it would be one."""
+    assert token in known()
+    assert Inert().neutralised(f"a {token} b") != f"a {token} b"
