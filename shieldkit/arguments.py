@@ -45,7 +45,7 @@ def check_backend(given: Any) -> None:
     elif _is_of("langchain_core", given):
         mend = "Wrap it: LangChainModel(…), of shieldkit.backends"
     elif _is_of("openai", given):
-        mend = "Give OpenAICompatible(…), of shieldkit.backends; or guard the client: `guard` of the OpenAI adapter"
+        mend = "Give OpenAICompatible(…), of shieldkit.backends; or guard the client: `guarded_client` of the OpenAI adapter"
     else:
         mend = f"It has no `{lacks[0]}`; see shieldkit.backends for models, and its `Backend` for what one has"
     what = "is a class" if isinstance(given, type) else f"a {type(given).__name__} is not a backend"

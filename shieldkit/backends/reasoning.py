@@ -2,8 +2,8 @@
 
 DeepSeek R1 and V4, Qwen3, GLM, MiniMax and others write so; for some the chat template has written the first mark already.
 Servers with a parser of reasoning give it as `reasoning_content` in the answer to a chat, and so does what stands here for
-the answers that no server parses. Only the marks that frame
-the beginning are taken away, and the blanks beside them; all other text is judged, marks in it too.
+the answers that no server parses. Only the marks that frame the beginning are taken away, and the blanks beside them; all
+other text is judged, marks in it too.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ LEAST_HIDDEN = 3
 """Words that could not be read before they were decoded: fewer are an escape in an address, or a tag."""
 SHORT = 2000
 """Characters: up to there all is read but what the sweep or the skim are sure of, since it costs little; and 0.5 stands for one
-false alarm in 175 texts of users, or in a hundred of data, not for so many a million tokens."""
+false alarm in 175 texts of users, or in 125 of data at the most, not for so many a million tokens."""
 REPORTED = 0.3
 _CACHED_VIEWS = 16_384
 _WORD = re.compile(r"\w{2,}")
