@@ -5,6 +5,7 @@ Values are not quoted but where they are names of the application's own.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -76,6 +77,23 @@ def guards_of(given: Any) -> tuple[Guard, ...]:
     return guards
 
 
+def check_parts(guard_backend: Any, ledger: Any, approver: Any) -> None:
+    """Refuse what can be no guard model, no ledger, or nobody to ask. Raises `ConfigurationError`."""
+    lacks = _lacks(guard_backend, "count_pieces", "first_tokens", "complete_pieces")
+    if guard_backend is not None and lacks:
+        mend = (
+            f"It has no `{lacks}`: give a model that continues raw prompts, as LlamaCpp(…) and OpenAICompatible(…) do"
+        )
+        raise ConfigurationError("guard_backend", _called(guard_backend, "no model for the safety guard"), mend=mend)
+    lacks = _lacks(ledger, "reserve", "settle", "release", "close")
+    if ledger is not None and lacks:
+        mend = f"It has no `{lacks}`: give MemoryLedger(…), or what has the methods of shieldkit.budget.Ledger"
+        raise ConfigurationError("ledger", _called(ledger, "no ledger"), mend=mend)
+    if approver is not None and (not callable(approver) or inspect.iscoroutinefunction(approver)):
+        mend = "Give a function that takes an ApprovalRequest and returns True or not; it may block, in a thread of its own"
+        raise ConfigurationError("approver", _called(approver, "nobody to ask"), mend=mend)
+
+
 def check_call(principal: Any, options: Any) -> None:
     """Refuse what says neither who asks nor how. Raises `ConfigurationError`."""
     if principal is not None and not isinstance(principal, Principal):
@@ -84,6 +102,19 @@ def check_call(principal: Any, options: Any) -> None:
     if options is not None and not isinstance(options, CallOptions):
         mend = f"Give CallOptions(…); it has {', '.join(f.name for f in fields(CallOptions))}"
         raise ConfigurationError("options", f"a {type(options).__name__} is not CallOptions", mend=mend)
+
+
+def _lacks(given: Any, *names: str) -> str:
+    """The first of these methods that something has not; a class has none, since it is not yet made."""
+    return next((n for n in names if isinstance(given, type) or not callable(getattr(given, n, None))), "")
+
+
+def _called(given: Any, what: str) -> str:
+    if isinstance(given, type):
+        return f"is a class; make one: {given.__name__}(…)"
+    if inspect.iscoroutinefunction(given):
+        return "is an async function"
+    return f"a {type(given).__name__} is {what}"
 
 
 def _is_of(package: str, given: Any) -> bool:

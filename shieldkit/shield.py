@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from shieldkit.arguments import check_backend, check_call, guards_of, policy_of
+from shieldkit.arguments import check_backend, check_call, check_parts, guards_of, policy_of
 from shieldkit.backends.base import Backend, CallOptions, PromptBackend
 from shieldkit.backends.opening import check_context, open_backend
 from shieldkit.backends.routes import allowed_by
@@ -81,6 +81,7 @@ class Shield:
         self.backend = backend
         if backend is not None:
             check_backend(backend)
+        check_parts(guard_backend, ledger, approver)
         if type(max_calls) is not int or max_calls < 1:
             raise ConfigurationError("max_calls", f"{max_calls!r:.60} is not a number of calls", mend="Give 1 or more")
         sizes = {"guard": 32, "count": 32, "model": max_calls, "person": 32}

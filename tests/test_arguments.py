@@ -19,6 +19,10 @@ SECRET = "SECRET-TEXT"
 def plain(inspection: Inspection) -> None: ...
 
 
+async def asked_later(request: Any) -> bool:
+    return True
+
+
 class Unlike:
     """A guard without stages."""
 
@@ -43,6 +47,11 @@ AT_START: dict[str, tuple[Callable[[], Any], str]] = {
     "a guard": (lambda: Shield(guards=own), r"Give guards=\[…\]"),  # type: ignore[arg-type]
     "a list of functions": (lambda: Shield(guards=[plain]), r"guards\[0\]: is a function"),  # type: ignore[list-item]
     "a list of classes": (lambda: Shield(guards=[own, Unlike]), r"guards\[1\]: is a class"),  # type: ignore[list-item]
+    "a path of a guard model": (lambda: Shield(guard_backend="guard.gguf"), "It has no `count_pieces`.*LlamaCpp"),  # type: ignore[arg-type]
+    "a guard model's class": (lambda: Shield(guard_backend=LlamaCpp), r"make one: LlamaCpp\("),  # type: ignore[arg-type]
+    "an address of a ledger": (lambda: Shield(ledger="redis://localhost"), "It has no `reserve`.*MemoryLedger"),  # type: ignore[arg-type]
+    "a yes": (lambda: Shield(approver=True), "nobody to ask.*ApprovalRequest"),  # type: ignore[arg-type]
+    "a coroutine": (lambda: Shield(approver=asked_later), "is an async function.*ApprovalRequest"),  # type: ignore[arg-type]
     "half a guard": (lambda: Shield(guards=[Unlike()]), "It has no `stages`"),  # type: ignore[list-item]
 }
 
