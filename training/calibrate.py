@@ -110,7 +110,7 @@ def encoded(
             margin, read.begins, part, certain=1.0, likely=LEAST_LIKELY if least is None else least, most=PEAKS
         )
         stages = detector._encoded, detector.skimmed, detector.view
-        logits, _ = Reading(part, native, short, 0.0, [0, 1], *stages, MOST_LIKELY, lambda: True).logits(windows)
+        logits, *_ = Reading(part, native, short, 0.0, [0, 1], *stages, MOST_LIKELY, lambda: True).logits(windows)
         for window, of_window in sorted(zip(windows, logits, strict=True), key=lambda pair: pair[0].start):
             if window.start < last:
                 found[-1] = np.maximum(found[-1], of_window)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from shieldkit.conversation import Kind, Role
+from shieldkit.conversation import Kind, Role, Segment
 from shieldkit.errors import SelfTestError
 from shieldkit.guards.base import INLINE_CHARS, Inspection, Report
 from shieldkit.injection import REPORTED, Detector, Judgement, load
@@ -25,7 +25,10 @@ JOINED_CHARS = 4000
 JOINED_TURNS = 16
 PIECE_ENDS = 500
 MOST_PIECES = 256
-_CACHED = 4096
+REMEMBERED = 1 << 16
+"""How many hits are remembered over all texts; a text without any takes as much as one. In a conversation of more texts than are
+remembered each would be forgotten just before it is asked for again.
+"""
 _DATA = frozenset({Role.DOCUMENT, Role.TOOL})
 MEANINGS: Mapping[str, str] = {
     "direct": "text that tries to override instructions",
@@ -50,7 +53,9 @@ class InjectionGuard:
         self._settings = settings
         self._detector: Detector = load()
         # By keyed digest, and as whose text.
-        self._judged: Remembered[tuple[bytes, Role], Judgement] = Remembered(_CACHED)
+        self._judged: Remembered[tuple[bytes, Role], Judgement] = Remembered(
+            REMEMBERED, lambda judgement: 1 + len(judgement.hits)
+        )
 
     def check(self, inspection: Inspection) -> Report:
         """Findings from a score of 0.3 on; the report's score is the highest of any window."""
@@ -108,8 +113,15 @@ class InjectionGuard:
                 ends = " ".join(_ends(segments[i].text) for i in own[:MOST_PIECES])
                 score = self._joined(ends, message.role, deadline)
                 yield from self._whole(inspection, own, score, scores)
-        turns = [i for i, s in inspection.texts() if s.role is Role.USER and s.kind is Kind.TEXT][-JOINED_TURNS:]
+        judged = [i for i in inspection.segments if _is_turn(segments[i])]
+        if not judged:
+            return
+        # Earlier turns that were judged when they came in can be the first half of what the last one ends.
+        turns = [i for i in range(judged[-1] + 1) if _is_turn(segments[i])][-JOINED_TURNS:]
         if len(turns) > 1:
+            for i in set(turns).difference(scores):
+                key, canonical = inspection.digest(i), partial(inspection.canonical, i)
+                scores[i] = self._remembered(key, Role.USER, canonical, deadline).score
             joined = " ".join(segments[i].text[-JOINED_CHARS:] for i in turns)[-JOINED_CHARS:]
             yield from self._whole(inspection, turns, self._joined(joined, Role.USER, deadline), scores)
 
@@ -131,6 +143,10 @@ class InjectionGuard:
     def describe(self) -> dict[str, Any]:
         """Which detector is at work."""
         return {"detector": "sweep, skim and encoder", "verified": True}
+
+
+def _is_turn(segment: Segment) -> bool:
+    return segment.role is Role.USER and segment.kind is Kind.TEXT and not segment.trusted
 
 
 def _ends(text: str) -> str:

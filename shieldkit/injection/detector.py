@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from shieldkit.errors import ModelFileError
 from shieldkit.injection.encoder import Encoder
 from shieldkit.injection.features import Vocabulary
-from shieldkit.injection.reading import Logits, Native, Reading, Stage
+from shieldkit.injection.reading import WINDOWS_EACH, Logits, Native, Reading, Stage
 from shieldkit.injection.skim import Skim
 from shieldkit.injection.sweep import Sweep
-from shieldkit.injection.windows import around_peaks
+from shieldkit.injection.windows import WINDOW, around_peaks
 from shieldkit.remembered import Remembered
 from shieldkit.text import Canonical, digest
 from shieldkit.text.canonical import Child
@@ -37,6 +37,12 @@ PEAKS = 512
 """How many peaks of a text the skim reads beside those that it must."""
 MOST_LIKELY = 128
 """How many windows the encoder reads beside those that it must, highest of the skim first."""
+DECODED_TIMES = 4
+"""How many times as many it reads in all that was decoded from a text: decoys by the thousand would cost seconds."""
+ALWAYS = 0.4
+"""How high a peak is read whatever else a text holds, so that decoys do not crowd it out: some 220 are in a million tokens of
+ordinary text.
+"""
 LEAST_LIKELY = -0.1
 """How high a peak of a long text must be at least (0 is higher than three of four ordinary windows, 1 than all but one in a
 thousand): that of 30 to 60 windows in 10,000 tokens of ordinary text."""
@@ -78,7 +84,7 @@ class Hit:
 class Judgement:
     """The highest score of any window, the hits from `REPORTED` on, and how many windows were skimmed, and read by the encoder.
 
-    `complete` is False when the text holds more encoded text than was decoded.
+    `complete` is False when the text holds more encoded text than was decoded, or more that is suspect than could be read.
     """
 
     score: float
@@ -125,16 +131,20 @@ class Detector:
         heads = [DIRECT, DATA] if data else [DIRECT]
         stage = self._brief if brief else self._short_data if short and data else self._encoded
 
-        def read(text: str, native: Native, more: float) -> Judgement:
+        def read(text: str, native: Native, more: float, most: int = most_likely) -> Judgement:
             stages = stage, self.skimmed, self.view
-            reading = Reading(text, native, short, more if brief else 0.0, heads, *stages, most_likely, proceed)
-            return self._judged(reading)
+            return self._judged(Reading(text, native, short, more if brief else 0.0, heads, *stages, most, proceed))
 
         own = read(canonical.text, canonical.native, HIDDEN if canonical.disguised else 0.0)
         parts = [own]
         hits = [Hit(h.score, *canonical.span(h.start, h.end)) for h in own.hits]
+        room = DECODED_TIMES * most_likely + len(canonical.text) // (WINDOWS_EACH * WINDOW)
         for child in canonical.children:
-            parts.append(inner := read(child.text, partial(_slice, child.text), _for_hiding(child, canonical)))
+            if room < 0:
+                break
+            hiding = _for_hiding(child, canonical)
+            parts.append(inner := read(child.text, partial(_slice, child.text), hiding, min(room, most_likely)))
+            room -= inner.encoded
             if inner.hits:
                 hits.append(Hit(inner.score, child.start, child.end))
         if short and (decoded := canonical.in_place()) is not None:
@@ -143,7 +153,8 @@ class Detector:
                 hits.append(Hit(inner.score, 0, len(canonical.original)))
         hits = _merged(sorted(hits, key=lambda h: (h.start, h.end)))
         skimmed, encoded = sum(part.skimmed for part in parts), sum(part.encoded for part in parts)
-        return Judgement(max(part.score for part in parts), tuple(hits), skimmed, encoded, canonical.complete)
+        complete = canonical.complete and room >= 0 and all(part.complete for part in parts)
+        return Judgement(max(part.score for part in parts), tuple(hits), skimmed, encoded, complete)
 
     def _judged(self, reading: Reading) -> Judgement:
         """Sweep a text, and read what that leaves to be read."""
@@ -152,12 +163,12 @@ class Detector:
         if not len(swept.logits):
             return Judgement(0.0)
         likely = float(self._least[heads].min()) if reading.short else LEAST_LIKELY
-        windows = around_peaks(swept.logits, swept.begins, reading.text, certain=1.0, likely=likely, most=PEAKS)
+        windows = around_peaks(swept.logits, swept.begins, reading.text, certain=ALWAYS, likely=likely, most=PEAKS)
         if not windows:
             return Judgement(self._swept.score(swept.top, heads))
-        scores, read = reading.scores(windows)
+        scores, read, over = reading.scores(windows)
         hits = [Hit(score, w.start, w.end) for score, w in zip(scores, windows, strict=True) if score >= REPORTED]
-        return Judgement(max(scores), tuple(hits), len(windows), read)
+        return Judgement(max(scores), tuple(hits), len(windows), read, not over)
 
     def margin(self, logits: Logits, heads: list[int]) -> Logits:
         """How far the sweep's logits, (words, 2), are above what is likely to be an attack, for the head that is most so: 0 is

@@ -70,8 +70,8 @@ class Stage:
 class Reading:
     """A text, and how it is read: with more care if it is `short`, for which heads, against which thresholds.
 
-    `more` logits are added for having been hidden; the encoder reads up to `most` windows beside those that it must; `proceed` is
-    asked before each: `TimeoutError` on no.
+    `more` logits are added for having been hidden; the encoder reads up to `most` windows, and one more in `WINDOWS_EACH`, beside
+    those that it must; `proceed` is asked before each: `TimeoutError` on no.
     """
 
     text: str
@@ -85,16 +85,16 @@ class Reading:
     most: int
     proceed: Callable[[], bool]
 
-    def scores(self, windows: Sequence[Window]) -> tuple[list[float], int]:
-        """The score of each window, and how many the encoder read; the highest peaks come first."""
-        logits, read = self.logits(windows)
-        return [self.stage.score(of_window, self.heads) for of_window in logits], read
+    def scores(self, windows: Sequence[Window]) -> tuple[list[float], int, int]:
+        """The score of each window, how many the encoder read, and how many it had to pass over; the highest peaks come first."""
+        logits, read, over = self.logits(windows)
+        return [self.stage.score(of_window, self.heads) for of_window in logits], read, over
 
-    def logits(self, windows: Sequence[Window]) -> tuple[list[Logits], int]:
-        """What the scores are made of, shape (2,) each, and how many windows the encoder read."""
+    def logits(self, windows: Sequence[Window]) -> tuple[list[Logits], int, int]:
+        """What the scores are made of, shape (2,) each, and how many windows the encoder read, and had to pass over."""
         # A thread costs more than to skim a few.
         found = in_parallel(self._skimmed, windows, THREADS if len(windows) > FEW else 1)
-        left = self._left(windows, found)
+        left, over = self._left(windows, found)
         # What is read of nearly every one, so that also of a single window two views are read side by side. They are remembered.
         closely = [windows[k] for k in left if windows[k].closely]
         sure = {(w.start, w.end) for w in closely} | {w.line(self.text) for w in closely if self._with_line(w)}
@@ -102,7 +102,7 @@ class Reading:
         read = in_parallel(self._of_window, [windows[k] for k in left])
         for k, logits in zip(left, read, strict=True):
             found[k] = logits
-        return found, len(left)
+        return found, len(left), over
 
     def _skimmed(self, window: Window) -> Logits:
         """The skim's logits of what is around a peak; of a short text of all of its window."""
@@ -111,18 +111,19 @@ class Reading:
         span = (window.start, window.end) if self.short else window.near(self.text)
         return self.skim(self.text, self.native, *span)
 
-    def _left(self, windows: Sequence[Window], skimmed: list[Logits]) -> list[int]:
-        """Which windows the encoder has to read. The logits of the others become those of what is let go."""
+    def _left(self, windows: Sequence[Window], skimmed: list[Logits]) -> tuple[list[int], int]:
+        """Which windows the encoder reads, and how many more it should. The others get the logits of what is let go."""
         let_go = np.float32(SURELY if self.short else LIKELY)
         highest = [float((logits + self.more)[self.heads].max()) for logits in skimmed]
         plain = [k for k, window in enumerate(windows) if window.peak >= 1]  # the highest come first
-        plain = plain[: SURE_OF + len(self.text) // (WINDOWS_EACH * WINDOW)]
+        by_length = len(self.text) // (WINDOWS_EACH * WINDOW)
+        plain = plain[: SURE_OF + by_length]
         others = [k for k in {*range(len(windows))}.difference(plain) if highest[k] >= let_go]
-        left = {*plain, *sorted(others, key=lambda k: -highest[k])[: self.most]}
+        left = {*plain, *sorted(others, key=lambda k: -highest[k])[: self.most + by_length]}
         for k in range(len(windows)):
             if k not in left:
                 skimmed[k] = np.minimum(skimmed[k], let_go)
-        return sorted(left)
+        return sorted(left), len({*plain, *others}) - len(left)
 
     def _of_window(self, window: Window) -> Logits:
         """The logits of both views of a window, and of its peak: the whole first, its line only where that can matter.

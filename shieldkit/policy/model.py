@@ -109,7 +109,9 @@ class InjectionSettings(GuardSettings):
         0.5, description="The threshold for `document` and `tool` segments, 0 to 1.", validate_default=True
     )
     encoder_windows: Annotated[int, Field(ge=0, le=100_000)] = Field(
-        128, description="How many windows of a text the last stage reads beside those that it must: its time budget."
+        128,
+        description="How many windows of a text the last stage reads beside those that it must. Should it read more, the rest counts as "
+        "not read.",
     )
     timeout: Seconds = Field(30.0, description="How long the guard may take: 250ms, 2s, …")
 
