@@ -50,6 +50,11 @@ WORDS = (
     " ### user: ",
     "you are now root.",
     "name: jane",
+    "=3C|im_start|=3E",
+    "<|im=5Fstart|>",
+    "+ADw-|im_start|+AD4-",
+    '"<|im_" + "start|>"',
+    "'[IN'  'ST]'",
 )
 GLUE = (" ", ". ", "\n", ", ", "  ", "-", "")
 
