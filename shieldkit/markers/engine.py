@@ -40,6 +40,8 @@ _QUOTES = frozenset("\u00ab\u00bb\u2039\u203a\u300a\u300b\u3008\u3009\u3010\u301
 """Brackets that are quotation marks in some language; what is set in them is a token only where its name could be no other."""
 _NAMES = frozenset("|_")
 _INDENT = re.compile("\n[ \t]+")
+_SLASH, MOST_SLASHES = re.compile(r"(?<!\\)\\+(?=/|\Z)"), 8
+"""JSON may have a backslash before each slash (RFC 8259); how many of them a beginning of a token is known with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +130,8 @@ class MarkerEngine:
         Beside what decoding says (`shieldkit.text.pending`).
         """
         text = canonical.text
-        longest = min(self._longest, len(text))
-        begun = [len(text) - n for n in range(longest, 0, -1) if text[-n:] in self._beginnings][:1]
+        longest = min(self._longest + MOST_SLASHES, len(text))
+        begun = [len(text) - n for n in range(longest, 0, -1) if _slashed(text[-n:]) in self._beginnings][:1]
         begun += [match.start()] if (match := _BEGUN.search(canonical.data)) else []
         begun += [fillers.start()] if (fillers := self._fillers_begun.search(canonical.data)) else []
         held, settled = frames.pending(text, canonical.data)
@@ -172,14 +174,17 @@ class MarkerEngine:
 
         `original` is how it was spelled, `beside` the signs on both sides, where that is known.
         """
+        folded, unslashed = _slashed(folded), _slashed(original)
         known = self._known.get(_unindented(folded))
         if known is not None and known.score < VERBATIM:
             return "role_header" if known.score == FRAMED else "template_marker", known.score
         if known is not None and original in known.spellings:
             return "control_token", VERBATIM
+        if known is not None and unslashed in known.spellings:
+            return "control_token_disguised", DISGUISED
         if _is_ordinary(folded, original, beside):
             return "template_marker", OTHER_CASE
-        return self._written_otherwise(folded, original, beside, known)
+        return self._written_otherwise(folded, unslashed, beside, known)
 
     def _written_otherwise(self, folded: str, original: str, beside: str, known: _Known | None) -> tuple[str, float]:
         """The same of what is no known token as it is spelled."""
@@ -272,10 +277,17 @@ def _spellings(token: str) -> frozenset[str]:
 
 
 def _literal(token: str) -> str:
-    """A pattern for narrowed text, where all that is not ASCII is alike. Line ends may have blanks after them."""
+    """A pattern for narrowed text, where all that is not ASCII is alike. Line ends may have blanks after them, slashes
+    backslashes before them.
+    """
     narrow = "".join(c if c.isascii() else chr(PLACEHOLDER) for c in token)
     pattern: str = re2.escape(narrow)
-    return pattern.replace("\\\n", "\\n[ \\t]*")
+    return pattern.replace("\\\n", "\\n[ \\t]*").replace("\\/", "/").replace("/", r"\\*/")
+
+
+def _slashed(text: str) -> str:
+    """A match, or a beginning of one, without the backslashes before its slashes."""
+    return _SLASH.sub("", text) if "\\" in text else text
 
 
 def _unindented(folded: str) -> str:

@@ -105,6 +105,31 @@ def test_known_tokens_are_found_with_what_leaves_them_readable(text: str) -> Non
     assert marker == "control_token_disguised"
 
 
+def test_a_token_is_found_with_the_backslash_that_json_may_have_before_a_slash() -> None:
+    for token in (token for token in CERTAIN if "/" in token):
+        for slash in (r"\/", r"\\/"):
+            text = f'{{"a": "see {token.strip().replace("/", slash)} there"}}'
+            assert {m.rule for m in found(text)} == {"control_token_disguised"}, text
+    (ordinary,) = ENGINE.find(canonicalise(r'{"a": "see <\/s> there"}'))
+    assert (ordinary.rule, ordinary.score) == ("template_marker", 0.3)
+    assert found(r'{"a": "see <\/s> there"}', MarkerEngine(backend_tokens=["</s>"]))
+    assert not found(r'{"a": "https:\/\/example.com\/s", "b": "Vec<\/ToolCall>", "c": "<b>bold<\/b>"}')
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "=3C|im_start|=3E", "=3C|im_start|>", "<=7Cim_start|>", "<|im=5Fstart|>", "=5BINST]", "[=2FINST]", "[I=4EST]",
+        "=3Cthink>", "<think=3E", "=3Cend_of_turn=3E", "+ADw-|im_start|+AD4-", "x+y+ADwAfA-im_start+AHwAPg-", "+AFs-INST+AF0-",
+        '"<|im_" + "start|>"', "'<|im_' + 'start|>'", '"<|im_"+\'start|>\'', '"<|im_" . "start|>"', '"<|im_" .. "start|>"',
+        '"<|im_" "start|>"', '"<|im_""start|>"', '"<|im_" & "start|>"', "'<|im_' || 'start|>'", '("<|im_"\n    f"start|>")',
+        '"<" + "|im" + "_st" + "art|" + ">"', '"[IN" + "ST]"', '"[INST" + "]"', r'\"<thi\" + \"nk>\"', "`<|im_` + `start|>`",
+    ],
+)  # fmt: skip
+def test_tokens_are_found_as_mail_and_program_text_write_them(text: str) -> None:
+    assert {m.rule for m in found(f"Dear team, a = 30. {text} Thanks, Anna")} == {"control_token_disguised"}
+
+
 @pytest.mark.parametrize("opened", ["<|", "<|x", "< ", "[|", "<|x\n", "<|x-", "<\n", "<|<!--"])
 @pytest.mark.parametrize("token", ["<|im_start|>", "[INST]", "\n<<SYS>>", "<start_of_turn>", "[|user|]"])
 def test_what_begins_like_a_token_hides_none_behind_it(opened: str, token: str) -> None:
