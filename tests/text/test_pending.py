@@ -55,6 +55,7 @@ WORDS = (
     "+ADw-|im_start|+AD4-",
     '"<|im_" + "start|>"',
     "'[IN'  'ST]'",
+    "The customer has joined.",
 )
 GLUE = (" ", ". ", "\n", ", ", "  ", "-", "")
 
@@ -107,6 +108,8 @@ frames = st.lists(
             "response",
             " hi",
             " jane",
+            " The bot left.",
+            "Bot: ",
             "\nid: 3",
             "\n",
             "The museum opens.\n" * 70,
