@@ -370,6 +370,10 @@ def test_a_passage_of_signs_without_a_period_is_said_and_blocks_nothing() -> Non
         '<audio src="data:audio/wav;base64,UklGRiQAAABXQVZFZm10IBAAAAABAAEARKwAAIhYAQACABAAZGF0YQ' + "A" * 1600 + '==">',
         '<img src="data:image/bmp;base64,Qk1GDQAAAAAAADYAAAAoAAAAIA' + "/" * 1600 + '">', "tests/test_a.py " + "." * 500,
         "Menu" + "\n        " * 250 + "Home", "\r\n" * 1100, "x,pending\n" * 400, "NA,NA,NA\n" * 400, "200 OK\n" * 400,
+        "." * 2100 + "\n" + "-" * 70 + "\nRan 2100 tests", "Title\n" + "=" * 3000 + "\nBody", "-" * 4000,
+        "a\r\n" + "*" * 2500 + "\r\nb",
+        "".join("." * 72 + f" [{k:3d}%]\n" for k in range(100)), "<tr>" + "<td></td>" * 1000 + "</tr>", "<td>&nbsp;</td>\n" * 900,
+        "<tr>" + "<th> </th>\n" * 500, "<p></p>" * 600,
         "| | | |\n" * 300, "0xa9059cbb00000000000000000000000098" + "0" * 3000, "x, " * 450, "ha" * 700,
     ],
 )  # fmt: skip
@@ -383,8 +387,17 @@ def test_floods_are_found(unit: str) -> None:
 
 
 def test_a_flood_of_data_is_found_when_it_is_very_long() -> None:
-    for unit in ("0, ", "x,pending\n", "| | | |\n", "\r\n", "\n        "):
+    for unit in ("0, ", "x,pending\n", "| | | |\n", "\r\n", "\n        ", "<td></td>"):
         assert any(m.score >= 0.5 for m in runs(canonicalise("[" + unit * 8000 + "0]"))), unit
+
+
+def test_a_rule_that_is_longer_than_a_page_or_stands_in_a_line_is_a_flood() -> None:
+    for sign in ".-=_*#":
+        assert any(m.score >= 0.5 for m in runs(canonicalise(f"a\n{sign * 5100}\nb")))
+        assert any(m.score >= 0.5 for m in runs(canonicalise(f"a\n{sign * 2100} b")))
+        assert any(m.score >= 0.5 for m in runs(canonicalise(f"a {sign * 2100}\nb")))
+    for unit in ("<td><td>", "<br>", "<s></s>", "</td>"):
+        assert any(m.score >= 0.5 for m in runs(canonicalise(unit * 500)))
 
 
 @given(
