@@ -21,7 +21,7 @@ from typing import Any
 
 import re2
 
-from shieldkit.markers import frames, shapes
+from shieldkit.markers import frames, lines, shapes
 from shieldkit.markers.catalogue import catalogue
 from shieldkit.text import Canonical
 from shieldkit.text.folding import PLACEHOLDER, fold, narrowed
@@ -99,7 +99,7 @@ class MarkerEngine:
         literals = sorted([*self._known, *self._disguised], key=len, reverse=True)
         sources = [_literal(text) for text in literals] + patterns + [*shapes.SHAPES]
         self._pattern = compiled("|".join(sources))
-        self._sieve = Sieve([sources, [frames.PATTERN]])
+        self._sieve = Sieve([sources, [frames.PATTERN], [lines.WRITTEN]])
         fillers = {_folded(t.text) for t in catalogue() if t.ambiguous and not t.regex and t.role in FILLERS}
         filler = "|".join(_literal(text) for text in sorted(fillers, key=len, reverse=True))
         self._filler_run = compiled(rf"(?:(?:{filler})[ \t\r\n]*){{{LEAST_FILLERS - 1},}}(?:{filler})")
@@ -108,10 +108,10 @@ class MarkerEngine:
     def find(self, canonical: Canonical) -> list[Marker]:
         """All markers of a text and of what is decoded from it, with original offsets, in order."""
         data = canonical.data
-        windows, lines = self._sieve.windows(data)
+        windows, headed, written = self._sieve.windows(data)
         found = [
             *chain.from_iterable(self._placed(m, canonical) for m in matches(self._pattern, data, windows)),
-            *self._headers(canonical, lines),
+            *_headers(canonical, headed, written),
         ]
         found = _weighed(sorted(found, key=lambda marker: marker.start), canonical.original)
         # Attention gathers at tokens that say nothing (Xiao et al. 2023): `<s><s><s>`...
@@ -134,7 +134,8 @@ class MarkerEngine:
         begun = [len(text) - n for n in range(longest, 0, -1) if _slashed(text[-n:]) in self._beginnings][:1]
         begun += [match.start()] if (match := _BEGUN.search(canonical.data)) else []
         begun += [fillers.start()] if (fillers := self._fillers_begun.search(canonical.data)) else []
-        held, settled = frames.pending(text, canonical.data)
+        readings = {text, lines.broken(text), lines.unfinished(text)}
+        held, settled = map(min, zip(*(frames.pending(read, narrowed(read)) for read in readings), strict=True))
         settled = min([settled, *begun])
         held = min(held, settled)
         return canonical.span(held, held)[0], canonical.span(settled, settled)[0]
@@ -156,17 +157,12 @@ class MarkerEngine:
         if score:
             yield Marker(rule, score, start, end)
 
-    def _headers(self, canonical: Canonical, lines: Sequence[Window]) -> Iterator[Marker]:
-        for header, is_framed in frames.framed(frames.headers(canonical.text, canonical.data, lines)):
-            score = FRAMED if is_framed else AMBIGUOUS
-            yield Marker("role_header", score, *canonical.span(header.start, header.end))
-
     def _in_child(self, text: str) -> bool:
         data = narrowed(text)
-        windows, lines = self._sieve.windows(data)
+        windows, headed, written = self._sieve.windows(data)
         spelled = (text[match.start() : match.end()] for match in matches(self._pattern, data, windows))
         return any(self._told_apart(folded)[1] >= FRAMED for folded in spelled) or any(
-            is_framed for _, is_framed in frames.framed(frames.headers(text, data, lines))
+            is_framed for _, is_framed in _framed(text, data, headed, written)
         )
 
     def _told_apart(self, folded: str, original: str = "", beside: str = "") -> tuple[str, float]:
@@ -216,6 +212,26 @@ class MarkerEngine:
             return
         before = self._known.get(folded, _Known(frozenset(), score))
         self._known[folded] = _Known(before.spellings | _spellings(token), min(before.score, score))
+
+
+def _headers(canonical: Canonical, headed: Sequence[Window], written: Sequence[Window]) -> Iterator[Marker]:
+    for (start, end), is_framed in _framed(canonical.text, canonical.data, headed, written):
+        yield Marker("role_header", FRAMED if is_framed else AMBIGUOUS, *canonical.span(start, end))
+
+
+def _framed(text: str, data: bytes, headed: Sequence[Window], written: Sequence[Window]) -> list[tuple[Window, bool]]:
+    """Where headers stand, and whether in a frame: as the text is, and with the line breaks that are written in it."""
+    found = {(h.start, h.end): is_framed for h, is_framed in frames.framed(frames.headers(text, data, headed))}
+    if written:
+        read = lines.broken(text)
+        headers = frames.headers(read, narrowed(read), [(0, len(read))])
+        found |= {_trimmed(read, h.start, h.end): True for h, is_framed in frames.framed(headers) if is_framed}
+    return [*found.items()]
+
+
+def _trimmed(text: str, start: int, end: int) -> Window:
+    """Without the blanks on both sides: they stand for what is none."""
+    return end - len(text[start:end].lstrip()), start + len(text[start:end].rstrip())
 
 
 def _weighed(found: list[Marker], text: str) -> list[Marker]:

@@ -29,17 +29,17 @@ LEAST_SAID = 2
 """How many turns near a frame have to read as if somebody said them."""
 
 _TRANSLATED = {fold(name).text: role for name, role in (("пользователь", "user"), ("ассистент", "assistant"))}
-_ROLE = (
+ROLE = (
     "(system|developer|user|human|assistant|ai|bot|instructions?|response|input"
     f"|{'|'.join(narrowed(name).decode('ascii') for name in _TRANSLATED)})(?:[ \\t]+(?:prompt|message|override))?"
 )
 # Old text files, and models, have lines that end in a carriage return alone.
 _LINE = r"(?:^|\r)"
 PATTERN = (
-    rf"(?m){_LINE}[ \t>*_]*(#{{1,6}}[ \t]*|\[|<){_ROLE}[\]>]?[ \t*_]*:?[ \t]*$"
-    rf"|(?m){_LINE}[ \t>*_]*(#{{1,6}}[ \t]*)?{_ROLE}[ \t*_]*:"
+    rf"(?m){_LINE}[ \t>*_]*(#{{1,6}}[ \t]*|\[|<){ROLE}[\]>]?[ \t*_]*:?[ \t]*$"
+    rf"|(?m){_LINE}[ \t>*_]*(#{{1,6}}[ \t]*)?{ROLE}[ \t*_]*:"
     # A line may hold several of a heading that says more than most.
-    rf"|[ \t](###[ \t]*){_ROLE}[ \t]*:"
+    rf"|[ \t](###[ \t]*){ROLE}[ \t]*:"
 )
 _HEADERS = compiled(PATTERN)
 _BEGUN = re2.compile(
