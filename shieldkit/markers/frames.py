@@ -70,7 +70,8 @@ MOST_NOTED = 10
 """Words of a notice: "The customer has joined the chat."."""
 NOTICE = "notice"
 _CLAUSE = re.compile(r"[\w '#-]*\.?[ \t\r]*")
-_NAMED = re.compile(r"[\w .'()-]{1,40}:")
+_AFTER = re.compile(r"[\w .'()-]{1,40}:|end of document\.")
+"""What may stand under a notice: somebody else's line, or what is put behind a document (`shieldkit.guards.seams`)."""
 _EMPTY_LINE = re.compile(r"\n[ \t\r>]*\n\Z")
 _SETTING = re.compile(r"[\"'-]?[ \t]*[\w.-]+[\"']?[ \t]*[:=]|[<{\[|]")
 """`name: value`, `name = value`, or markup: what stands under the headers of settings."""
@@ -214,7 +215,7 @@ def _is_definition(turn: str) -> bool:
 def _is_notice(turn: str) -> bool:
     """Whether a system says who came or went, and nothing else: one clause, to nobody; then somebody else says something."""
     line, _, rest = turn.strip().partition("\n")
-    return len(turn) < TURN_CHARS and _is_noted(line) and (not rest.strip() or _NAMED.match(rest.lstrip()) is not None)
+    return len(turn) < TURN_CHARS and _is_noted(line) and (not rest.strip() or _AFTER.match(rest.lstrip()) is not None)
 
 
 def _is_noted(line: str) -> bool:
