@@ -21,7 +21,7 @@ from typing import Any
 
 import re2
 
-from shieldkit.markers import frames, shapes
+from shieldkit.markers import frames, lines, shapes
 from shieldkit.markers.catalogue import catalogue
 from shieldkit.text import Canonical
 from shieldkit.text.folding import PLACEHOLDER, fold, narrowed
@@ -40,6 +40,8 @@ _QUOTES = frozenset("\u00ab\u00bb\u2039\u203a\u300a\u300b\u3008\u3009\u3010\u301
 """Brackets that are quotation marks in some language; what is set in them is a token only where its name could be no other."""
 _NAMES = frozenset("|_")
 _INDENT = re.compile("\n[ \t]+")
+_SLASH, MOST_SLASHES = re.compile(r"(?<!\\)\\+(?=/|\Z)"), 8
+"""JSON may have a backslash before each slash (RFC 8259); how many of them a beginning of a token is known with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ class MarkerEngine:
         literals = sorted([*self._known, *self._disguised], key=len, reverse=True)
         sources = [_literal(text) for text in literals] + patterns + [*shapes.SHAPES]
         self._pattern = compiled("|".join(sources))
-        self._sieve = Sieve([sources, [frames.PATTERN]])
+        self._sieve = Sieve([sources, [frames.PATTERN], [lines.WRITTEN]])
         fillers = {_folded(t.text) for t in catalogue() if t.ambiguous and not t.regex and t.role in FILLERS}
         filler = "|".join(_literal(text) for text in sorted(fillers, key=len, reverse=True))
         self._filler_run = compiled(rf"(?:(?:{filler})[ \t\r\n]*){{{LEAST_FILLERS - 1},}}(?:{filler})")
@@ -106,10 +108,10 @@ class MarkerEngine:
     def find(self, canonical: Canonical) -> list[Marker]:
         """All markers of a text and of what is decoded from it, with original offsets, in order."""
         data = canonical.data
-        windows, lines = self._sieve.windows(data)
+        windows, headed, written = self._sieve.windows(data)
         found = [
             *chain.from_iterable(self._placed(m, canonical) for m in matches(self._pattern, data, windows)),
-            *self._headers(canonical, lines),
+            *_headers(canonical, headed, written),
         ]
         found = _weighed(sorted(found, key=lambda marker: marker.start), canonical.original)
         # Attention gathers at tokens that say nothing (Xiao et al. 2023): `<s><s><s>`...
@@ -128,11 +130,12 @@ class MarkerEngine:
         Beside what decoding says (`shieldkit.text.pending`).
         """
         text = canonical.text
-        longest = min(self._longest, len(text))
-        begun = [len(text) - n for n in range(longest, 0, -1) if text[-n:] in self._beginnings][:1]
+        longest = min(self._longest + MOST_SLASHES, len(text))
+        begun = [len(text) - n for n in range(longest, 0, -1) if _slashed(text[-n:]) in self._beginnings][:1]
         begun += [match.start()] if (match := _BEGUN.search(canonical.data)) else []
         begun += [fillers.start()] if (fillers := self._fillers_begun.search(canonical.data)) else []
-        held, settled = frames.pending(text, canonical.data)
+        readings = {text, lines.broken(text), lines.unfinished(text)}
+        held, settled = map(min, zip(*(frames.pending(read, narrowed(read)) for read in readings), strict=True))
         settled = min([settled, *begun])
         held = min(held, settled)
         return canonical.span(held, held)[0], canonical.span(settled, settled)[0]
@@ -154,17 +157,12 @@ class MarkerEngine:
         if score:
             yield Marker(rule, score, start, end)
 
-    def _headers(self, canonical: Canonical, lines: Sequence[Window]) -> Iterator[Marker]:
-        for header, is_framed in frames.framed(frames.headers(canonical.text, canonical.data, lines)):
-            score = FRAMED if is_framed else AMBIGUOUS
-            yield Marker("role_header", score, *canonical.span(header.start, header.end))
-
     def _in_child(self, text: str) -> bool:
         data = narrowed(text)
-        windows, lines = self._sieve.windows(data)
+        windows, headed, written = self._sieve.windows(data)
         spelled = (text[match.start() : match.end()] for match in matches(self._pattern, data, windows))
         return any(self._told_apart(folded)[1] >= FRAMED for folded in spelled) or any(
-            is_framed for _, is_framed in frames.framed(frames.headers(text, data, lines))
+            is_framed for _, is_framed in _framed(text, data, headed, written)
         )
 
     def _told_apart(self, folded: str, original: str = "", beside: str = "") -> tuple[str, float]:
@@ -172,14 +170,17 @@ class MarkerEngine:
 
         `original` is how it was spelled, `beside` the signs on both sides, where that is known.
         """
+        folded, unslashed = _slashed(folded), _slashed(original)
         known = self._known.get(_unindented(folded))
         if known is not None and known.score < VERBATIM:
             return "role_header" if known.score == FRAMED else "template_marker", known.score
         if known is not None and original in known.spellings:
             return "control_token", VERBATIM
+        if known is not None and unslashed in known.spellings:
+            return "control_token_disguised", DISGUISED
         if _is_ordinary(folded, original, beside):
             return "template_marker", OTHER_CASE
-        return self._written_otherwise(folded, original, beside, known)
+        return self._written_otherwise(folded, unslashed, beside, known)
 
     def _written_otherwise(self, folded: str, original: str, beside: str, known: _Known | None) -> tuple[str, float]:
         """The same of what is no known token as it is spelled."""
@@ -211,6 +212,26 @@ class MarkerEngine:
             return
         before = self._known.get(folded, _Known(frozenset(), score))
         self._known[folded] = _Known(before.spellings | _spellings(token), min(before.score, score))
+
+
+def _headers(canonical: Canonical, headed: Sequence[Window], written: Sequence[Window]) -> Iterator[Marker]:
+    for (start, end), is_framed in _framed(canonical.text, canonical.data, headed, written):
+        yield Marker("role_header", FRAMED if is_framed else AMBIGUOUS, *canonical.span(start, end))
+
+
+def _framed(text: str, data: bytes, headed: Sequence[Window], written: Sequence[Window]) -> list[tuple[Window, bool]]:
+    """Where headers stand, and whether in a frame: as the text is, and with the line breaks that are written in it."""
+    found = {(h.start, h.end): is_framed for h, is_framed in frames.framed(frames.headers(text, data, headed))}
+    if written:
+        read = lines.broken(text)
+        headers = frames.headers(read, narrowed(read), [(0, len(read))])
+        found |= {_trimmed(read, h.start, h.end): True for h, is_framed in frames.framed(headers) if is_framed}
+    return [*found.items()]
+
+
+def _trimmed(text: str, start: int, end: int) -> Window:
+    """Without the blanks on both sides: they stand for what is none."""
+    return end - len(text[start:end].lstrip()), start + len(text[start:end].rstrip())
 
 
 def _weighed(found: list[Marker], text: str) -> list[Marker]:
@@ -272,10 +293,17 @@ def _spellings(token: str) -> frozenset[str]:
 
 
 def _literal(token: str) -> str:
-    """A pattern for narrowed text, where all that is not ASCII is alike. Line ends may have blanks after them."""
+    """A pattern for narrowed text, where all that is not ASCII is alike. Line ends may have blanks after them, slashes
+    backslashes before them.
+    """
     narrow = "".join(c if c.isascii() else chr(PLACEHOLDER) for c in token)
     pattern: str = re2.escape(narrow)
-    return pattern.replace("\\\n", "\\n[ \\t]*")
+    return pattern.replace("\\\n", "\\n[ \\t]*").replace("\\/", "/").replace("/", r"\\*/")
+
+
+def _slashed(text: str) -> str:
+    """A match, or a beginning of one, without the backslashes before its slashes."""
+    return _SLASH.sub("", text) if "\\" in text else text
 
 
 def _unindented(folded: str) -> str:

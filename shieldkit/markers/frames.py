@@ -2,8 +2,9 @@
 
 One header is a heading; "System: Linux" over "User: jane" is how reports and settings are written. A frame has what a
 template writes: headers of one form, near each other, the answer after the question, and text that somebody could have
-said. In a form that templates use and few people do (`Human:` after an empty line, `### User:`) two parties are enough. All of
-it is judged in stretches of `REACH` characters: no text becomes a frame by being long.
+said; what a chat system notes of those who come and go is no word to a model. In a form that templates use and few people
+do (`Human:` after an empty line, `### User:`) two parties are enough. All of it is judged in stretches of `REACH`
+characters: no text becomes a frame by being long.
 """
 
 from __future__ import annotations
@@ -28,17 +29,17 @@ LEAST_SAID = 2
 """How many turns near a frame have to read as if somebody said them."""
 
 _TRANSLATED = {fold(name).text: role for name, role in (("пользователь", "user"), ("ассистент", "assistant"))}
-_ROLE = (
+ROLE = (
     "(system|developer|user|human|assistant|ai|bot|instructions?|response|input"
     f"|{'|'.join(narrowed(name).decode('ascii') for name in _TRANSLATED)})(?:[ \\t]+(?:prompt|message|override))?"
 )
 # Old text files, and models, have lines that end in a carriage return alone.
 _LINE = r"(?:^|\r)"
 PATTERN = (
-    rf"(?m){_LINE}[ \t>*_]*(#{{1,6}}[ \t]*|\[|<){_ROLE}[\]>]?[ \t*_]*:?[ \t]*$"
-    rf"|(?m){_LINE}[ \t>*_]*(#{{1,6}}[ \t]*)?{_ROLE}[ \t*_]*:"
+    rf"(?m){_LINE}[ \t>*_]*(#{{1,6}}[ \t]*|\[|<){ROLE}[\]>]?[ \t*_]*:?[ \t]*$"
+    rf"|(?m){_LINE}[ \t>*_]*(#{{1,6}}[ \t]*)?{ROLE}[ \t*_]*:"
     # A line may hold several of a heading that says more than most.
-    rf"|[ \t](###[ \t]*){_ROLE}[ \t]*:"
+    rf"|[ \t](###[ \t]*){ROLE}[ \t]*:"
 )
 _HEADERS = compiled(PATTERN)
 _BEGUN = re2.compile(
@@ -58,6 +59,19 @@ _SPOKEN = frozenset("do hello hey hi me my now ok okay please sure thanks we you
 _DEFINING = frozenset("a an the can cannot may must has is are".split())
 """First words of what is said about somebody: the entries of a glossary, the rights of a role."""
 _SENTENCE_WORDS = 4
+_NOTED = frozenset(
+    "joined left started ended closed opened connected disconnected transferred assigned escalated resolved handed".split()
+)
+_PARTIES = frozenset(
+    "agent assistant bot call chat client conversation customer group guest operator participant session support team ticket "
+    "user visitor".split()
+)
+MOST_NOTED = 10
+"""Words of a notice: "The customer has joined the chat."."""
+NOTICE = "notice"
+_CLAUSE = re.compile(r"[\w '#-]*\.?[ \t\r]*")
+_AFTER = re.compile(r"[\w .'()-]{1,40}:|end of document\.")
+"""What may stand under a notice: somebody else's line, or what is put behind a document (`shieldkit.guards.seams`)."""
 _EMPTY_LINE = re.compile(r"\n[ \t\r>]*\n\Z")
 _SETTING = re.compile(r"[\"'-]?[ \t]*[\w.-]+[\"']?[ \t]*[:=]|[<{\[|]")
 """`name: value`, `name = value`, or markup: what stands under the headers of settings."""
@@ -103,7 +117,7 @@ def pending(text: str, data: bytes) -> tuple[int, int]:
     found = headers(text, data, [(0, len(data))])
     begun = _BEGUN.search(text)
     settled = begun.start() if begun else len(text)
-    is_open = bool(found) and not _is_over(text[found[-1].end : found[-1].end + TURN_CHARS])
+    is_open = bool(found) and not _is_over(text[found[-1].end : found[-1].end + TURN_CHARS], found[-1])
     at = min(settled, found[-1].start) if is_open else settled
     held = min([settled, *(header.start for header in found if header.start >= at - REACH)])
     # What the last turn says may make a frame of all before it, or undo one.
@@ -178,7 +192,8 @@ def _header(match: Any, text: str, end: int) -> Header:
     turn = text[match.end() : min(end, match.end() + TURN_CHARS)]
     said = _is_said(turn) and (name in _TASK or not _is_definition(turn))
     is_marked = titled and (form == "###" or is_apart)
-    return Header(_TRANSLATED.get(name, name), form, titled, is_marked, said, not turn.strip(), *match.span())
+    role = NOTICE if form == "" and name in _TELLERS and _is_notice(turn) else _TRANSLATED.get(name, name)
+    return Header(role, form, titled, is_marked, said, not turn.strip(), *match.span())
 
 
 def _is_said(turn: str) -> bool:
@@ -197,6 +212,19 @@ def _is_definition(turn: str) -> bool:
     return bool(words) and words[0] in _DEFINING and _SPOKEN.isdisjoint(words)
 
 
-def _is_over(turn: str) -> bool:
-    """Whether the part of a turn that is looked at is all there."""
-    return len(turn) == TURN_CHARS or "\n" in turn.lstrip()
+def _is_notice(turn: str) -> bool:
+    """Whether a system says who came or went, and nothing else: one clause, to nobody; then somebody else says something."""
+    line, _, rest = turn.strip().partition("\n")
+    return len(turn) < TURN_CHARS and _is_noted(line) and (not rest.strip() or _AFTER.match(rest.lstrip()) is not None)
+
+
+def _is_noted(line: str) -> bool:
+    words = _WORD.findall(line)
+    is_clause = len(words) <= MOST_NOTED and _CLAUSE.fullmatch(line) is not None and _SPOKEN.isdisjoint(words)
+    return is_clause and not _NOTED.isdisjoint(words) and not _PARTIES.isdisjoint(words)
+
+
+def _is_over(turn: str, header: Header) -> bool:
+    """Whether the part of a turn that is looked at is all there; of a notice that is more than its line."""
+    is_noted = header.form == "" and _is_noted(turn.strip().partition("\n")[0])
+    return len(turn) == TURN_CHARS or ("\n" in turn.lstrip() and not is_noted)

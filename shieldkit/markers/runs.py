@@ -1,9 +1,9 @@
 """Padding: long runs of one character, or of a short unit again and again.
 
 Long runs of newlines, delimiters or one token push instructions out of a context window, or park attention (attention
-sinks: Xiao et al. 2023). Rules of dashes, rows of dots and fields to fill in are ordinary up to a thousand characters or so,
-and are said with a score below the threshold of the default policy; so are masks, empty rows and the zeros of encoded files
-up to many thousands.
+sinks: Xiao et al. 2023). Rows of dots and fields to fill in are ordinary up to a thousand characters or so, and are said with
+a score below the threshold of the default policy; so are rules on a line of their own up to some thousands, and masks, empty
+rows or cells and the zeros of encoded files up to many thousands.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ Octets: TypeAlias = NDArray[np.uint8]
 
 LEAST_RUN, LEAST_WORDS, LEAST_BLANK = 400, 1200, 6000
 """From which length on a run of signs, of words, or of blanks is said."""
-LONG_RUN, LONG_DATA = 2000, 20_000
-"""From which length on it blocks: of whatever is no data; of data."""
+LONG_RUN, LONG_RULE, LONG_DATA = 2000, 5000, 20_000
+"""From which length on it blocks: of whatever is neither a rule nor data; of a rule on a line of its own; of data."""
 CERTAIN_RUN = 8000
 INDENTED = 4
 """How many characters a line has at least in a run of blank lines that are blanks for the most part."""
@@ -36,6 +36,8 @@ SAMPLES = LEAST_RUN // STRIDE - 1
 
 _FIELDS = re.compile(r"[a-z\s.+\-\"'()\[\]{}]*[0-9,;][a-z0-9\s.,;+\-\"'()\[\]{}]*")
 _LITERALS = frozenset("".join(sorted(word)) for word in ("", "null", "none", "nan", "true", "false"))
+_CELL = re.compile(r"<(t[dhr]|li|dt|dd|p|div|span)>(?:\s|&nbsp;)*</\1>\s*")
+_RULES, _LINE_ENDS = frozenset(".-=_*#"), frozenset({"", "\n", "\r"})
 _ENCODED = re.compile("[a-z0-9+/_-]*")
 
 
@@ -134,11 +136,23 @@ def _score(text: str, start: int, end: int, unit: int) -> float:
     short = SHORT
     if repeated.isspace():
         length -= text.count("\r", start, end)  # a line end of two characters is one
-    if _is_literal(repeated) or _is_row(repeated) or _is_encoded(text[max(0, start - CONTEXT) : start], repeated):
+    if _is_data(repeated) or _is_encoded(text[max(0, start - CONTEXT) : start], repeated):
         long, short = LONG_DATA, SHORT_DATA
+    elif repeated in _RULES and {text[max(0, start - 1) : start], text[end : end + 1]} <= _LINE_ENDS:
+        long = LONG_RULE  # a heading's, as wide as a table, or the dots of a test run
     if length < least:
         return 0.0
     return short if length < long else LONG + 0.4 * min(1.0, (length - long) / CERTAIN_RUN)
+
+
+def _is_data(repeated: str) -> bool:
+    return _is_literal(repeated) or _is_row(repeated) or _is_cell(repeated)
+
+
+def _is_cell(repeated: str) -> bool:
+    """An empty element of HTML, from whichever of its characters on."""
+    cell = _CELL.search(2 * repeated)
+    return cell is not None and len(cell[0]) == len(repeated)
 
 
 def _is_literal(repeated: str) -> bool:

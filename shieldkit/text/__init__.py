@@ -5,6 +5,8 @@ Its modules:
     folding.py    one code point to what it stands for (Unicode NFKD, case folding, UTS #39 confusables)
     sieve.py      where in a long text anything of a set of patterns can be
     encodings.py  escapes, base64, hex, character codes, hidden bytes
+    mail.py       UTF-7, and quoted-printable where few signs are escaped
+    literals.py   string literals put together
     spellings.py  letters set apart, digits for letters, rot13, backwards, Morse
     words.py      what tells a text that was decoded rightly from noise
     regions.py    places that belong together, and how much around them is read with them

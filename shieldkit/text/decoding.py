@@ -14,7 +14,7 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any, TypeAlias
 
-from shieldkit.text import encodings, spellings
+from shieldkit.text import encodings, literals, mail, spellings
 from shieldkit.text.folding import Characters, Folded
 from shieldkit.text.regions import LINE, MARGIN, Decoded
 from shieldkit.text.sieve import OVERLAP, Sieve, Window, compiled
@@ -39,9 +39,14 @@ class Decoder:
     whole_runs: bool = False
 
 
-ORIGINAL = (Decoder(encodings.blobs, encodings.BLOBS, whole_runs=True),)
+ORIGINAL = (
+    Decoder(encodings.blobs, encodings.BLOBS, whole_runs=True),
+    Decoder(mail.utf7, mail.UTF7, whole_runs=True),
+)
 FOLDED = (
     Decoder(encodings.escapes, encodings.ESCAPES),
+    Decoder(mail.quoted, mail.QUOTED),
+    Decoder(literals.joined, literals.JOINED),
     Decoder(encodings.spaced_hex, encodings.SPACED_HEX),
     Decoder(encodings.codes, encodings.CODES),
     Decoder(spellings.spaced, spellings.SPACED),

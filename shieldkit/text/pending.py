@@ -11,7 +11,7 @@ from typing import Any
 
 import re2
 
-from shieldkit.text import decoding, encodings, spellings
+from shieldkit.text import decoding, encodings, literals, mail, spellings
 from shieldkit.text.canonical import Canonical
 from shieldkit.text.decoding import Read
 from shieldkit.text.folding import encodable, narrowed
@@ -81,6 +81,11 @@ def _earliest(*starts: Callable[[str], int]) -> Callable[[str], int]:
     return lambda text: min(start(text) for start in starts)
 
 
+def _earlier(start: Callable[[str], int]) -> Callable[[str], int]:
+    """With what a region takes along from before it."""
+    return lambda text: max(0, start(text) - MARGIN)
+
+
 _hidden = _earliest(_tail(f"{_SELECTOR}+"), _chain((re2.compile(f"{_SELECTOR}{{3,}}"), MARGIN)))
 _letters_apart = _tail(r"(?:(?:[a-z0-9]|[^\x00-\x7f])(?:[^a-z0-9]){1,12})*(?:[a-z0-9]|[^\x00-\x7f])?[^a-z0-9]{0,12}")
 _digits_for_letters = _tail(r"[a-z@$][0134578@$!]+")
@@ -95,14 +100,15 @@ _DOT = ".\u00b7\u2022\u2219\u22c5\u30fb\u25cf\u2212\u2500"
 PENDING: Mapping[Read, Callable[[str], int]] = {
     encodings.blobs: _tail(r"(?:[A-Za-z0-9+/_\-]{4,}[ \t\r\n>]+)*[A-Za-z0-9+/_\-]*[ \t\r\n>]*"),
     encodings.escapes: _chain((encodings._ESCAPE, 2 * MARGIN), (encodings._STYLE, 2 * MARGIN)),
+    mail.utf7: _earliest(_earlier(_tail(r"\+[A-Za-z0-9+/]*-?")), _narrow_chain((mail._RUN, 2 * MARGIN))),
+    mail.quoted: _narrow_chain((mail._QUOTED, 2 * MARGIN)),
+    literals.joined: _earliest(_earlier(_tail(literals.BEGUN)), _narrow_chain((literals._SPOT, 2 * MARGIN))),
     encodings.spaced_hex: _tail(
         rf"\b(?:(?:0x)?(?:[0-9a-f]{{2}}){{1,4}}h?{encodings._APART}{{1,3}})+(?:0x?)?[0-9a-f]{{0,8}}h?"
     ),
     encodings.codes: _earliest(_numbers, _bits),
     spellings.spaced: _earliest(_letters_apart, _narrow_chain((spellings._SPACED, 40), (spellings._SIGNS_APART, 40))),
-    spellings.marked: _earliest(
-        lambda text: max(0, _row_begun(text) - MARGIN), _narrow_chain((spellings._ROW, 60), (spellings._BROKEN, 60))
-    ),
+    spellings.marked: _earliest(_earlier(_row_begun), _narrow_chain((spellings._ROW, 60), (spellings._BROKEN, 60))),
     spellings.leet: _earliest(_chain((spellings._LEET_SPOT, 60), after=LINE), _digits_for_letters),
     spellings.rot13: _chain((spellings._ROT13_LONG, 120), (spellings._ROT13_SHORT, 60), after=LINE),
     spellings.backwards: _chain((spellings._BACKWARDS_LONG, 120), (spellings._BACKWARDS_SHORT, 60), after=LINE),

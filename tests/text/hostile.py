@@ -55,5 +55,9 @@ HOSTILE: Mapping[str, Hostile] = {
     "words in signs": _repeated("`all` "), "a sign in each word": _repeated("ig**no "),
     "letters and signs": _repeated("a)("), "letters and dots": _repeated("a\u00b7"), "four letters": _repeated("a, b, c, d, xx "),
     "signs and blanks": _repeated("* "),
+    "escaped signs": _repeated("<|a=5f"), "UTF-7": _repeated("+ADw"), "literals": _repeated('<a" + "'),
+    "half literals": _repeated('<" \\'),
+    "written breaks": _repeated("\\nuser:"), "half tags": _repeated("<p <br "), "one tag": lambda n: "<br>user: <p " + "a" * n,
+    "escaped breaks": lambda n: "\\nuser:" + "\\" * n, "escaped slashes": lambda n: "<|" + "\\" * n,
     "nested": _nested, "bomb": _bomb, "near misses": lambda n: "".join(random.Random(2).choices(_NEAR, k=n // 5)),
 }  # fmt: skip

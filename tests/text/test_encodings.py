@@ -56,6 +56,8 @@ ESCAPES = {
 }  # fmt: skip
 SIGNS = {
     "entities": "&lt;&VerticalLine;im_start&VerticalLine;&gt;", "quoted-printable": "=3C=7Cim_start=7C=3E",
+    "quoted-printable, one": "<|im=5Fstart|>", "quoted-printable, two": "=3C|im_start|=3E", "UTF-7": "+ADw-|im_start|+AD4-",
+    "UTF-7 of two": "+ADwAfA-im_start+AHwAPg-", "literals": '"<|im_" + "start|>"', "literals, side by side": "'<|im_' 'start|>'",
     "style sheet": r"\3c \7c im_start\7c \3e ", "octal": r"\74\174im_start\174\76",
 }  # fmt: skip
 CODES = {
@@ -107,6 +109,12 @@ def test_a_run_is_decoded_beside_others_of_its_length() -> None:
         r"C:\Users\anna\dev\bin and \begin{document} \beta \frac12 \delta, \1 and \2, \d+\b",
         "See U+0049 and page 73-101. Tel. 071-105-110-111, 072-101; size 100x100; 10:30:45, 1001 1100 0011",
         "x=20 y=30&a=10&b=20, 100 %u of it, AT&T R&D",
+        "/v?id=3cab12ef&t=5b7d&u=7c9e6679-7425-40de if a<=7 and b<=30 [x=30] [a=4] <a=30>",
+        "vitamin C+ADE, grades A+ABC- and B+, 1+AC, +ACT",
+        "data:;base64,+ADwAAAAAAAA+ACAAAAAAPg9/x",
+        'a = "<div " + name + ">" + "</div>"; b = ["", "b", ""]; c = x["a"] + "["; d[""] = a["b"] + "b"',
+        '1,"[""a"", ""b""]"\n2,"<a href=""/x"">y</a>"',
+        'say("hello" + " there"); t = "one " "two"; f("<b>" + text + "</b>"); [type="a"] <p class="b">',
     ],
 )
 def test_names_numbers_and_digests_are_not_decoded(text: str) -> None:
