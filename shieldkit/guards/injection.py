@@ -23,8 +23,12 @@ from shieldkit.text import Canonical, canonicalise, digest
 
 JOINED_CHARS = 4000
 JOINED_TURNS = 16
+MOST_TURNS = 256
 PIECE_ENDS = 500
-MOST_PIECES = 256
+STRETCH, SHARED = 256, 32
+"""Strings of a message that are read together, and how many of them with those after them too."""
+PART_OF_A_WORD = 8
+"""Characters: shorter turns do not count among the 16, and are also read without blanks between."""
 REMEMBERED = 1 << 16
 """How many hits are remembered over all texts; a text without any takes as much as one. In a conversation of more texts than are
 remembered each would be forgotten just before it is asked for again.
@@ -108,22 +112,21 @@ class InjectionGuard:
         segments = inspection.conversation.segments
         for message in inspection.conversation.messages:
             own = [i for i in message.segments if not segments[i].trusted and segments[i].kind is not Kind.EXTRA]
-            if len(own) > 1:
+            for stretch in _stretches(own):
                 # Of a long piece, only what is next to a seam can be half of something.
-                ends = " ".join(_ends(segments[i].text) for i in own[:MOST_PIECES])
+                ends = " ".join(_ends(segments[i].text) for i in stretch)
                 score = self._joined(ends, message.role, deadline)
-                yield from self._whole(inspection, own, score, scores)
-        judged = [i for i in inspection.segments if _is_turn(segments[i])]
-        if not judged:
-            return
-        # Earlier turns that were judged when they came in can be the first half of what the last one ends.
-        turns = [i for i in range(judged[-1] + 1) if _is_turn(segments[i])][-JOINED_TURNS:]
+                yield from self._whole(inspection, stretch, score, scores)
+        turns = _last_turns(inspection)
         if len(turns) > 1:
+            # Earlier turns that were judged when they came in can be the first half of what the last one ends.
             for i in set(turns).difference(scores):
                 key, canonical = inspection.digest(i), partial(inspection.canonical, i)
                 scores[i] = self._remembered(key, Role.USER, canonical, deadline).score
-            joined = " ".join(segments[i].text[-JOINED_CHARS:] for i in turns)[-JOINED_CHARS:]
-            yield from self._whole(inspection, turns, self._joined(joined, Role.USER, deadline), scores)
+            texts = [segments[i].text[-JOINED_CHARS:] for i in turns]
+            glues = (" ", "") if sum(map(len, texts)) < PART_OF_A_WORD * len(texts) else (" ",)
+            score = max(self._joined(glue.join(texts)[-JOINED_CHARS:], Role.USER, deadline) for glue in glues)
+            yield from self._whole(inspection, turns, score, scores)
 
     def _whole(
         self, inspection: Inspection, pieces: Sequence[int], score: float, scores: dict[int, float]
@@ -143,6 +146,27 @@ class InjectionGuard:
     def describe(self) -> dict[str, Any]:
         """Which detector is at work."""
         return {"detector": "sweep, skim and encoder", "verified": True}
+
+
+def _stretches(pieces: Sequence[int]) -> Iterator[Sequence[int]]:
+    if len(pieces) > 1:
+        for start in range(0, max(1, len(pieces) - SHARED), STRETCH - SHARED):
+            yield pieces[start : start + STRETCH]
+
+
+def _last_turns(inspection: Inspection) -> list[int]:
+    """The last turns of the user down to the last that is judged; none, if none is."""
+    segments = inspection.conversation.segments
+    last = max((i for i in inspection.segments if _is_turn(segments[i])), default=-1)
+    turns: list[int] = []
+    counted = 0
+    for i in range(last, -1, -1):
+        if _is_turn(segments[i]):
+            turns.append(i)
+            counted += len(segments[i].text) >= PART_OF_A_WORD
+            if counted >= JOINED_TURNS or len(turns) >= MOST_TURNS:
+                break
+    return turns[::-1]
 
 
 def _is_turn(segment: Segment) -> bool:

@@ -110,8 +110,8 @@ class InjectionSettings(GuardSettings):
     )
     encoder_windows: Annotated[int, Field(ge=0, le=100_000)] = Field(
         128,
-        description="How many windows of a text the last stage reads beside those that it must. Should it read more, the rest counts as "
-        "not read.",
+        description="How many windows of a text the last stage reads beside those that it must; what else it should read counts "
+        "as not read.",
     )
     timeout: Seconds = Field(30.0, description="How long the guard may take: 250ms, 2s, …")
 
