@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from shieldkit.errors import ModelFileError
 from shieldkit.injection.encoder import Encoder
 from shieldkit.injection.features import Vocabulary
-from shieldkit.injection.reading import WINDOWS_EACH, Logits, Native, Reading, Stage
+from shieldkit.injection.reading import LIKELY_EACH, Logits, Native, Reading, Stage
 from shieldkit.injection.skim import Skim
 from shieldkit.injection.sweep import Sweep
 from shieldkit.injection.windows import WINDOW, around_peaks
@@ -138,7 +138,7 @@ class Detector:
         own = read(canonical.text, canonical.native, HIDDEN if canonical.disguised else 0.0)
         parts = [own]
         hits = [Hit(h.score, *canonical.span(h.start, h.end)) for h in own.hits]
-        room = DECODED_TIMES * most_likely + len(canonical.text) // (WINDOWS_EACH * WINDOW)
+        room = DECODED_TIMES * most_likely + len(canonical.text) // (LIKELY_EACH * WINDOW)
         for child in canonical.children:
             if room < 0:
                 break

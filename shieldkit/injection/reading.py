@@ -39,6 +39,8 @@ SURE_OF, WINDOWS_EACH = 4, 50
 """How many plain peaks of a text are read whatever the skim says: so many, and one in so many windows of its length. Of ordinary
 text one window in a thousand has one; where there are many the sweep is out of its depth: in scripts of which it knows few words.
 """
+LIKELY_EACH = 5
+"""One more window in so many of the text's length is read of those that the skim does not let go: manuals are full of orders."""
 HIGHEST = (8.0, 8.0)
 """Logits that no window reaches: of the first windows of 1,400 attacks the highest got 6.7 (direct) and 7.1 (data)."""
 LINE = 0.2
@@ -70,7 +72,7 @@ class Stage:
 class Reading:
     """A text, and how it is read: with more care if it is `short`, for which heads, against which thresholds.
 
-    `more` logits are added for having been hidden; the encoder reads up to `most` windows, and one more in `WINDOWS_EACH`, beside
+    `more` logits are added for having been hidden; the encoder reads up to `most` windows, and one more in `LIKELY_EACH`, beside
     those that it must; `proceed` is asked before each: `TimeoutError` on no.
     """
 
@@ -116,10 +118,10 @@ class Reading:
         let_go = np.float32(SURELY if self.short else LIKELY)
         highest = [float((logits + self.more)[self.heads].max()) for logits in skimmed]
         plain = [k for k, window in enumerate(windows) if window.peak >= 1]  # the highest come first
-        by_length = len(self.text) // (WINDOWS_EACH * WINDOW)
-        plain = plain[: SURE_OF + by_length]
+        plain = plain[: SURE_OF + len(self.text) // (WINDOWS_EACH * WINDOW)]
+        most = self.most + len(self.text) // (LIKELY_EACH * WINDOW)
         others = [k for k in {*range(len(windows))}.difference(plain) if highest[k] >= let_go]
-        left = {*plain, *sorted(others, key=lambda k: -highest[k])[: self.most + by_length]}
+        left = {*plain, *sorted(others, key=lambda k: -highest[k])[:most]}
         for k in range(len(windows)):
             if k not in left:
                 skimmed[k] = np.minimum(skimmed[k], let_go)
