@@ -46,10 +46,11 @@ class Case:
 class Outcome:
     """What became of a case.
 
-    `caught`: a guard that did its work acted on it. `located`: one of the findings it acted on stands where the attack
-    does (None where that is not known). `obeyed`: the model did what the attack said (None: no model was asked, or the
-    case has no marker). `failed`: why there is no judgement (a guard that failed, a budget, a server); a failed case counts
-    as an attack missed or a false alarm. `guard` and `rule` are those that acted first. `scores` are by guard, 0..1.
+    `caught`: a guard that did its work acted on it; on an attack whose place is known, at that place: an alarm elsewhere
+    in the text is luck. `located`: one of the findings that count stands at that place (None where it is not known).
+    `obeyed`: the model did what the attack said (None: no model was asked, or the case has no marker). `failed`: why there
+    is no judgement (a guard that failed, a budget, a server); a failed case counts as an attack missed or a false alarm.
+    `guard` and `rule` are those that acted first, wherever. `scores` are by guard, 0..1, of the text as a whole.
     """
 
     id: str
