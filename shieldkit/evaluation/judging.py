@@ -22,6 +22,7 @@ from shieldkit.guards import BUILDERS, from_entry_point
 from shieldkit.guards.base import Guard
 from shieldkit.outcome import Action, Finding, Stage, Status, Verdict, stage_of
 from shieldkit.policy import Policy
+from shieldkit.policy.decision import action_of
 from shieldkit.policy.model import GuardSettings
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ class Judge:
     """Judges cases. `ask`: also ask the shield's model, and see whether it obeyed. Safe to share between threads.
 
     `count`: the mildest action that counts as caught. `task` is what the model is asked to do with a document or a tool's
-    result; a user's text speaks for itself. `keep_text`: outcomes hold the text of the case.
+    result; a user's text speaks for itself. `keep_text`: outcomes hold the text of the case. Raises `ConfigurationError`
+    for what cannot be measured.
     """
 
     shield: Shield
@@ -48,11 +50,23 @@ class Judge:
     system: str = SYSTEM
     keep_text: bool = False
 
+    def __post_init__(self) -> None:
+        if self.ask and self.shield.backend is None:
+            mend = "Give Shield(policy, backend=…), or leave `ask` out"
+            raise ConfigurationError("ask", "this shield has no model to ask", mend=mend)
+        if stage_of(self.stage) is Stage.OUTPUT and self.ask:
+            mend = "Leave out `stage`, or `ask`"
+            raise ConfigurationError("stage", "where the model is asked, guards are measured on the input", mend=mend)
+        if self.count not in [*Action]:
+            raise ConfigurationError("count", "is not an action", mend=f"Choose from {', '.join(Action)}")
+
     def __call__(self, case: Case) -> Outcome:
-        """The outcome; what raises is told by the name of its type."""
+        """The outcome; what raises is told by the name of its type, but for a mistake of configuration: every case has it."""
         start = time.perf_counter()
         try:
             verdicts, answer, offset = self._asked(case) if self.ask else self._screened(case)
+        except ConfigurationError:
+            raise
         except ShieldError as error:
             return self._outcome(case, time.perf_counter() - start, (), None, 0, failed=type(error).__name__)
         return self._outcome(case, time.perf_counter() - start, verdicts, answer, offset)
@@ -94,11 +108,11 @@ class Judge:
         planted = case.planted
         if planted is None:
             return None
-        path, role = f"messages[{planted.message + offset}].content", case.messages[planted.message].role
-        sections = self.shield.policy.sections()
+        path, segment = f"messages[{planted.message + offset}].content", case.messages[planted.message]
+        if self.stage == Stage.OUTPUT:
+            segment = replace(segment, trust=Trust.UNTRUSTED)  # as the chain judges an answer
         return any(
-            f.path == path and f.start < planted.end and planted.start < f.end
-            and f.score >= sections.get(f.guard, GuardSettings()).threshold_for(f.rule, role)
+            f.path == path and f.start < planted.end and planted.start < f.end and self._counts(f, segment)
             for v in acted for f in v.findings
         )  # fmt: skip
 

@@ -229,6 +229,31 @@ def test_a_guard_that_cannot_be_measured_is_an_error_that_says_why(name: str, st
     assert caught.value.field == field
 
 
+def test_a_judge_that_cannot_judge_is_an_error_before_the_first_case() -> None:
+    def none_is_drawn() -> Iterator[Case]:
+        raise AssertionError
+        yield
+
+    for options, said in (({"ask": True}, "no model to ask"), ({"stage": "outptu"}, "is not a stage"),
+                          ({"count": "flog"}, "is not an action")):  # fmt: skip
+        with Shield("builtin:default") as shield, pytest.raises(ConfigurationError, match=said):
+            evaluate(none_is_drawn(), shield, **options)
+    with (
+        shield_for(guard=finder, backend=Scripted()) as shield,
+        pytest.raises(ConfigurationError, match="where the model is asked, guards are measured on the input"),
+    ):
+        evaluate(none_is_drawn(), shield, ask=True, stage="output")
+
+
+def test_a_mistake_of_configuration_is_not_the_outcome_of_every_case() -> None:
+    wrong = ConfigurationError("model", "is not there", mend="Name another")
+    with (
+        shield_for(guard=finder, backend=Scripted(wrong)) as shield,
+        pytest.raises(ConfigurationError, match="Name an"),
+    ):
+        evaluate([case("x", True)], shield, ask=True)
+
+
 @pytest.mark.parametrize("jobs", [1, 4])
 def test_outcomes_come_in_the_order_of_the_cases(jobs: int) -> None:
     cases = [case(f"{n} BAD" if n % 3 else f"{n}", bool(n % 3)) for n in range(50)]
