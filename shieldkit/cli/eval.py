@@ -199,7 +199,7 @@ def _attacks(name: str) -> Sequence[Any]:
     if name.removesuffix(".gz").endswith(".jsonl"):
         found = [Attack(f"{n}:{c.id}", c.messages[0].text) for n, c in enumerate(read([name]), 1) if c.attack]
     else:
-        lines = [line for line in read_haystack([name]).splitlines() if line.strip()]
+        lines = [line for line in read_haystack([name], "attacks").splitlines() if line.strip()]
         found = [Attack(f"attack {n}", line.strip()) for n, line in enumerate(lines, 1)]
     if not found:
         raise ConfigurationError("attacks", "holds no attack", mend="Give rows with the label 'attack', or lines")

@@ -8,6 +8,7 @@ matplotlib (the extra `eval`).
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _BAD, _MIDDLE, _GOOD = (178, 24, 43), (247, 247, 247), (33, 102, 172)  # told apart with any kind of colour sight
+_OF_A_MATRIX = {"length", "depth", "placement", "disguise"}
+_NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
+_MOST_GRIDS, _MOST_ROWS, _MOST_COLUMNS = 160, 40, 30  # of the PNG; 160: all placements and disguises
+_MOST_PIXELS, _MOST_SIDE_PIXELS = 60_000_000, 60_000  # a quarter of a gigabyte; matplotlib's own limit is 2**16 a side
 _CELL_W, _CELL_H, _LEFT, _TOP = 78, 34, 190, 64
 _STYLE = """body{font:15px/1.4 system-ui,sans-serif;margin:2em auto;max-width:70em;padding:0 1em;color:#222;background:#fff}
 table{border-collapse:collapse;margin:1em 0}td,th{padding:.2em .8em;text-align:left;border-bottom:1px solid #ddd}
@@ -90,8 +95,8 @@ def _grid(title: str, outcomes: Sequence[Outcome], row: str, column: str, metric
 
 def _numeric(label: str) -> tuple[int, float, str]:
     """Depths and lengths in the order of their numbers, other labels before them."""
-    digits = "".join(c for c in label if c.isdecimal())
-    return (label.startswith("over"), float(digits) if digits and len(digits) < 300 else -1.0, label)
+    found = _NUMBER.search(label)
+    return (label.startswith("over"), float(found[0].replace(",", "")) if found is not None else -1.0, label)
 
 
 # -- HTML --------------------------------------------------------------------------------------------------------------

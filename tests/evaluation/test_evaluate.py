@@ -112,12 +112,35 @@ def test_a_matrix_has_as_many_cases_as_it_says_each_its_own_and_the_same_every_t
         ({"haystack": " "}, "haystack"), ({"lengths": []}, "lengths"), ({"lengths": [0]}, "lengths"),
         ({"depths": [0.1, 0.1]}, "depths"), ({"depths": [2]}, "depths"), ({"placements": ["attic"]}, "placements"),
         ({"disguises": ["wig"]}, "disguises"), ({"attacks": ()}, "attacks"),
+        ({"attacks": [Attack("a", "x"), Attack("a", "y")]}, "attacks"),
     ],
 )  # fmt: skip
 def test_a_matrix_that_cannot_be_is_an_error_that_names_the_field(wrong: dict[str, Any], field: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         Matrix(**{"haystack": HAYSTACK, **wrong})
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("twice", "said"),
+    [
+        ({"lengths": [1000, 500, 1000]}, "lengths: 1k is there more than once. Give each once"),
+        ({"depths": [0.5, 0.5 + 1e-9]}, "depths: 50% is there more than once. Give each once"),
+        ({"placements": ["line", "line"]}, "placements: 'line' is there more than once. Give each once"),
+    ],
+)
+def test_what_is_given_twice_is_named(twice: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"^{re.escape(said)}$"):
+        Matrix(HAYSTACK, **twice)
+
+
+def test_depths_that_lie_close_together_are_told_apart() -> None:
+    matrix = Matrix(HAYSTACK, BAD, lengths=[2000], depths=[0, 0.002, 0.025, 0.1, 0.5])
+    assert len({c.id for c in matrix.cases()}) == len(matrix)
+    report = evaluate(matrix, finder)
+    assert [g.name for g in report.groups("depth")] == ["-", "0%", "0.2%", "2.5%", "10%", "50%"]
+    grid = next(g for g in grids(report) if "by depth" in g.title)
+    assert grid.columns == ("0%", "0.2%", "2.5%", "10%", "50%")
 
 
 def test_an_alarm_somewhere_else_in_the_text_is_not_a_catch() -> None:
