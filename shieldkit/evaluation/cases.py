@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shieldkit.conversation import Segment
+from shieldkit.text.folding import encodable
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +79,13 @@ class Outcome:
         return not self.failed and self.caught == self.attack
 
     def to_dict(self) -> dict[str, Any]:
-        """The outcome as plain JSON. `text` is in it only where it was asked for."""
+        """The outcome as plain JSON, in strings that can be encoded. `text` is in it only where it was asked for."""
         row: dict[str, Any] = {
-            "id": self.id, "label": "attack" if self.attack else "benign", **self.facets, "characters": self.characters,
+            "id": encodable(self.id), "label": "attack" if self.attack else "benign",
+            **{encodable(name): encodable(value) for name, value in self.facets.items()}, "characters": self.characters,
             "caught": self.caught, "located": self.located, "obeyed": self.obeyed, "failed": self.failed,
             "guard": self.guard, "rule": self.rule, "score": round(self.score, 6),
             "scores": {name: round(score, 6) for name, score in self.scores.items()},
             "latency_s": round(self.latency_s, 6),
         }  # fmt: skip
-        return row if self.text is None else {**row, "text": self.text}
+        return row if self.text is None else {**row, "text": encodable(self.text)}

@@ -83,7 +83,7 @@ class Report:
     @property
     def facets(self) -> tuple[str, ...]:
         """What the outcomes can be grouped by."""
-        return tuple(self.outcomes[0].facets) if self.outcomes else ()
+        return tuple(dict.fromkeys(name for outcome in self.outcomes for name in outcome.facets))
 
     @property
     def total(self) -> Group:

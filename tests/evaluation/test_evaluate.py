@@ -33,7 +33,7 @@ from shieldkit.evaluation import (
     shield_for,
     write,
 )
-from shieldkit.evaluation.heatmap import html
+from shieldkit.evaluation.heatmap import grids, html
 from shieldkit.guards.base import Finding, Inspection
 from shieldkit.guards.base import Report as GuardReport
 from shieldkit.outcome import Stage
@@ -452,6 +452,48 @@ def test_the_heat_map_shows_the_share_of_each_cell() -> None:
     assert "2k, 100%: 0.0% [0.0%, 79.3%] (0/1)" in page
     assert "2k, 0%: 100.0% [20.7%, 100.0%] (1/1)" in page
     assert "line, plain" in page
+
+
+@pytest.mark.parametrize("facets", [{}, {"mine": "a"}, {"depth": "a", "kind": "b"}])
+def test_cases_with_facets_of_ones_own_are_written(tmp_path: Path, facets: dict[str, str]) -> None:
+    cases = [Case("a", (Segment("BAD"),), True, facets), Case("b", (Segment("good"),), False, {"other": "c"})]
+    report = evaluate(cases, finder)
+    assert report.facets == (*facets, "other")
+    _, missing = write(report, tmp_path)
+    assert not missing
+    assert "100.0%" in (tmp_path / "heatmap.html").read_text(encoding="utf-8")
+
+
+def test_a_lone_surrogate_does_not_cost_the_results(tmp_path: Path) -> None:
+    half = "half \ud83d"
+    cases = [Case(half, (Segment(f"BAD {half}"),), True, {"kind": half, "length": "to 100"})]
+    _, missing = write(evaluate(cases, finder, keep_text=True), tmp_path)
+    assert not missing
+    row = json.loads((tmp_path / "report.json").read_text())["outcomes"][0]
+    assert (row["id"], row["kind"], row["text"]) == ("half \ufffd", "half \ufffd", "BAD half \ufffd")
+
+
+def test_a_picture_of_too_much_says_what_it_leaves_out(tmp_path: Path) -> None:
+    many = [Outcome(str(n), True, {"kind": f"k{n}", "length": f"to {n % 40}"}, 5) for n in range(2_000)]
+    _, missing = write(Report(tuple(many)), tmp_path)
+    assert not missing
+    assert (tmp_path / "heatmap.png").stat().st_size < 2**20
+    assert "k1999, to 39" in (tmp_path / "heatmap.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("error", [ValueError("Image size is too large"), MemoryError()])
+def test_a_picture_that_fails_leaves_none_of_an_earlier_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fails(self: object, path: Path, **options: object) -> None:
+        path.write_bytes(b"half a picture")
+        raise error
+
+    (tmp_path / "heatmap.png").write_bytes(b"an earlier one")
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fails)
+    made, missing = write(Report(tuple(outcomes(1, 1, 1, 0))), tmp_path)
+    assert "too large" in missing and "heatmap.html" in missing
+    assert sorted(tmp_path.iterdir()) == sorted(made)
 
 
 def test_no_text_is_written_unless_it_was_asked_for(tmp_path: Path) -> None:
