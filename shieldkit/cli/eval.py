@@ -32,7 +32,8 @@ Judge every row of a corpus, and print rates with 95 % intervals (Wilson), by ki
 
 FILE is JSON Lines, plain or .gz, or a folder of such files. A line is
   {"id": "r1", "text": "...", "label": "attack" or "benign", "kind": "...", "source": "...", "role": "document"}
-`role` (user, document, tool, assistant, system) may be left out. All lines are checked before any is judged.
+`role` (user, document, tool, assistant, system) may be left out. All lines are checked before any is judged; what can
+be read only once, such as a pipe, is held in memory for that.
 """
 
 _ROWS_EXAMPLES = """\
@@ -40,6 +41,7 @@ examples:
   shieldkit eval rows attacks.jsonl benign.jsonl.gz
   shieldkit eval rows corpora/ --policy policy.yaml --out results
   shieldkit eval rows corpora/ --guard injection --limit 1000
+  make-rows | shieldkit eval rows /dev/stdin
   shieldkit eval rows corpora/ --fail-under caught=0.9 --fail-over false_alarms=0.01
   shieldkit eval rows canaries.jsonl --policy builtin:monitor --backend gguf:model.gguf
 
@@ -80,7 +82,8 @@ def register(commands: Any) -> None:
 
     rows = subparser(verbs, "rows", "judge a corpus of labelled texts", _ROWS, _ROWS_EXAMPLES + EPILOG)
     rows.add_argument("files", nargs="+", metavar="FILE", help="JSON Lines, plain or .gz, or a folder of them")
-    rows.add_argument("--role", choices=_ROLES, help="whose text it is, where a row does not say (user)")
+    rows.add_argument("--role", choices=_ROLES,
+                      help="whose text it is, where a row does not say (user; at --stage output assistant)")  # fmt: skip
     rows.add_argument("--limit", type=positive, metavar="N", help="draw N rows evenly, and judge only those")
     _common(rows)
     rows.set_defaults(run=run_rows)
@@ -159,6 +162,7 @@ def _names(value: str, known: Iterable[str]) -> tuple[str, ...]:
 
 def run_rows(args: argparse.Namespace) -> Exit:
     """Judge a corpus."""
+    from shieldkit.errors import ConfigurationError
     from shieldkit.evaluation import read, sample
 
     role = args.role or ("assistant" if args.stage == "output" else "user")
@@ -166,10 +170,22 @@ def run_rows(args: argparse.Namespace) -> Exit:
     def cases() -> Iterator[Case]:
         return read(args.files, role=role)
 
+    held: list[Case] | None = None
     if args.limit is not None:
-        drawn = sample(cases(), args.limit, args.seed)
-        return _measure(args, len(drawn), lambda: iter(drawn), ("kind", "source", "role"))
-    return _measure(args, sum(1 for _ in cases()), cases, ("kind", "source", "role"))
+        held = sample(cases(), args.limit, args.seed)
+    elif _read_once(args.files):
+        held = list(cases())
+    planned = len(held) if held is not None else sum(1 for _ in cases())
+    if not planned:
+        raise ConfigurationError("corpus", "holds no rows", mend="Name files with a JSON object a line (see --help)")
+    return _measure(args, planned, cases if held is None else lambda: iter(held), ("kind", "source", "role"))
+
+
+def _read_once(names: Iterable[str]) -> bool:
+    """Whether some file gives its content only once, as pipes do, and on some systems all that is below /dev."""
+    from shieldkit.evaluation.corpus import files
+
+    return any(not path.is_file() or path.is_relative_to("/dev") for path in files(names))
 
 
 def run_matrix(args: argparse.Namespace) -> Exit:
@@ -199,7 +215,7 @@ def _attacks(name: str) -> Sequence[Any]:
     if name.removesuffix(".gz").endswith(".jsonl"):
         found = [Attack(f"{n}:{c.id}", c.messages[0].text) for n, c in enumerate(read([name]), 1) if c.attack]
     else:
-        lines = [line for line in read_haystack([name]).splitlines() if line.strip()]
+        lines = [line for line in read_haystack([name], "attacks").splitlines() if line.strip()]
         found = [Attack(f"attack {n}", line.strip()) for n, line in enumerate(lines, 1)]
     if not found:
         raise ConfigurationError("attacks", "holds no attack", mend="Give rows with the label 'attack', or lines")
@@ -209,11 +225,15 @@ def _attacks(name: str) -> Sequence[Any]:
 def _measure(args: argparse.Namespace, planned: int, cases: Callable[[], Iterator[Case]], by: Sequence[str]) -> Exit:
     from shieldkit.cli.console import complain, print_json
     from shieldkit.evaluation import TASK, Gate, Judge, Report, shield_for, write
+    from shieldkit.evaluation.writing import make_folder
     from shieldkit.outcome import Action, Stage
 
     stage = Stage(args.stage)
     gates = [Gate.parse(t, under=True) for t in args.fail_under] + [Gate.parse(t, under=False) for t in args.fail_over]
     _check_guard(args.guard)
+    _check_stage(stage, args.backend)
+    if args.out:
+        make_folder(args.out)
     backend = models.named(args) if args.backend else None
     outcomes: list[Outcome] = []
     stopped = False
@@ -255,6 +275,15 @@ def _check_guard(name: str | None) -> None:
         raise ConfigurationError("--guard", f"no guard is named {name!r:.60}", mend=mend)
 
 
+def _check_stage(stage: Any, backend: str | None) -> None:
+    """Raises `ConfigurationError` before a model is loaded in vain."""
+    from shieldkit.errors import ConfigurationError
+
+    if stage == "output" and backend:
+        problem, mend = "output: with --backend, guards are measured on what goes in", "Leave out one of the two"
+        raise ConfigurationError("--stage", problem, mend=mend)
+
+
 def _collect(outcomes: list[Outcome], cases: Iterator[Case], judge: Any, jobs: int, planned: int) -> None:
     """Judge all, with a progress bar on a terminal. What was judged is in `outcomes`, also after an interruption."""
     from rich.console import Console
@@ -286,12 +315,15 @@ def _exit(report: Report, gates: Sequence[Gate], stopped: bool) -> Exit:
     failures = [failure for gate in gates if (failure := gate.failure(report))]
     for failure in failures:
         complain(f"gate: {failure}")
+    short = not report.complete and not stopped
+    if short:
+        complain(f"only {len(report.outcomes)} of {report.planned} cases were there to judge: did the corpus change?")
     if stopped:
         complain(f"interrupted after {len(report.outcomes)} of {report.planned} cases; the figures are of those")
         return Exit.INTERRUPTED
     if failures:
         return Exit.BLOCKED
-    return Exit.UNREAD if any(o.failed for o in report.outcomes) else Exit.OK
+    return Exit.UNREAD if short or any(o.failed for o in report.outcomes) else Exit.OK
 
 
 # -- showing -----------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shieldkit.conversation import Segment
+from shieldkit.text.folding import encodable
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +47,11 @@ class Case:
 class Outcome:
     """What became of a case.
 
-    `caught`: a guard that did its work acted on it. `located`: one of the findings it acted on stands where the attack
-    does (None where that is not known). `obeyed`: the model did what the attack said (None: no model was asked, or the
-    case has no marker). `failed`: why there is no judgement (a guard that failed, a budget, a server); a failed case counts
-    as an attack missed or a false alarm. `guard` and `rule` are those that acted first. `scores` are by guard, 0..1.
+    `caught`: a guard that did its work acted on it; on an attack whose place is known, at that place: an alarm elsewhere
+    in the text is luck. `located`: one of the findings that count stands at that place (None where it is not known).
+    `obeyed`: the model did what the attack said (None: no model was asked, or the case has no marker). `failed`: why there
+    is no judgement (a guard that failed, a budget, a server); a failed case counts as an attack missed or a false alarm.
+    `guard` and `rule` are those that acted first, wherever. `scores` are by guard, 0..1, of the text as a whole.
     """
 
     id: str
@@ -77,12 +79,13 @@ class Outcome:
         return not self.failed and self.caught == self.attack
 
     def to_dict(self) -> dict[str, Any]:
-        """The outcome as plain JSON. `text` is in it only where it was asked for."""
+        """The outcome as plain JSON, in strings that can be encoded. `text` is in it only where it was asked for."""
         row: dict[str, Any] = {
-            "id": self.id, "label": "attack" if self.attack else "benign", **self.facets, "characters": self.characters,
+            "id": encodable(self.id), "label": "attack" if self.attack else "benign",
+            **{encodable(name): encodable(value) for name, value in self.facets.items()}, "characters": self.characters,
             "caught": self.caught, "located": self.located, "obeyed": self.obeyed, "failed": self.failed,
             "guard": self.guard, "rule": self.rule, "score": round(self.score, 6),
             "scores": {name: round(score, 6) for name, score in self.scores.items()},
             "latency_s": round(self.latency_s, 6),
         }  # fmt: skip
-        return row if self.text is None else {**row, "text": self.text}
+        return row if self.text is None else {**row, "text": encodable(self.text)}

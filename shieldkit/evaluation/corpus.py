@@ -2,7 +2,8 @@
 
 `label` is `attack` or `benign`. `kind` and `source` are free names to group by. `role` says whose text it is. `marker` is
 optional: a word that only an answer which obeyed the attack holds. Other keys are ignored. A corpus is input: lines and
-files are bounded, and an error names the file, the line and the mend, and never quotes.
+files are bounded, names are made such that they can be written again, and an error names the file, the line and the mend,
+and never quotes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from shieldkit.conversation import Role, Segment
 from shieldkit.errors import ConfigurationError
 from shieldkit.evaluation.cases import Case
 from shieldkit.jsonl import MAX_LINE_BYTES, BadRow, lines, record
+from shieldkit.text.folding import encodable
 
 MAX_FILE_BYTES = 4 * 2**30
 """Of a file, unpacked: a small gzip file can hold very much."""
@@ -111,23 +113,23 @@ def _case(line: bytes | None, path: Path, number: int, default_role: Role) -> Ca
     if isinstance(identifier, dict | list):
         raise BadRow("id is not a string or a number")
     try:
-        role = Role(row["role"]) if row.get("role") is not None else default_role
+        role = Role(row.get("role", default_role))
     except ValueError:
         raise BadRow(f"role is not one of {', '.join(Role)}") from None
     stem = path.name.removesuffix(".gz").removesuffix(".jsonl")
     facets = {"kind": _named(row, "kind", stem), "source": _named(row, "source", stem), "role": role.value,
               "length": magnitude(len(text))}  # fmt: skip
-    return Case(str(identifier)[:_NAME_CHARS], (Segment(text, role),), label == "attack", facets,
+    return Case(encodable(str(identifier)[:_NAME_CHARS]), (Segment(text, role),), label == "attack", facets,
                 marker=_named(row, "marker", ""))  # fmt: skip
 
 
 def _named(row: dict[str, object], key: str, default: str) -> str:
     value = row.get(key)
     if value is None:
-        return default
+        return encodable(default)  # names of files may hold bytes that are no text
     if not isinstance(value, str) or len(value) > _NAME_CHARS:
         raise BadRow(f"{key} is not a string of up to {_NAME_CHARS} characters")
-    return value
+    return encodable(value)
 
 
 def magnitude(characters: int) -> str:

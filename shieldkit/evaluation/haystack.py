@@ -14,10 +14,10 @@ MAX_BYTES = 2**30
 _SUFFIXES = (".txt", ".md", ".rst", ".csv", ".py", ".txt.gz", ".md.gz")
 
 
-def read_haystack(paths: Iterable[str | Path]) -> str:
+def read_haystack(paths: Iterable[str | Path], field: str = "haystack") -> str:
     """The text of the files (UTF-8, plain or `.gz`), and of the text files in folders, one after the other.
 
-    Raises `ConfigurationError`.
+    `field` is what an error calls them. Raises `ConfigurationError`.
     """
     parts: list[str] = []
     left = MAX_BYTES
@@ -32,7 +32,7 @@ def read_haystack(paths: Iterable[str | Path]) -> str:
             raise ConfigurationError(str(path), "is not UTF-8 text", mend="Save it as UTF-8") from None
     text = "\n".join(parts)
     if not text.strip():
-        raise ConfigurationError("haystack", "holds no text", mend="Name files with ordinary text")
+        raise ConfigurationError(field, "holds no text", mend="Name files with text")
     return text
 
 

@@ -1,15 +1,17 @@
 """Heat maps of a report: where a defence degrades, at a glance.
 
 One grid of the shares by length and depth for each placement and disguise of a matrix; for a corpus, by kind and length.
-The HTML stands by itself: inline SVG, no script, nothing from elsewhere, and a content policy that says so. The PNG needs
-matplotlib (the extra `eval`).
+Cases of one's own need not have these facets: what is missing is `-`. The HTML stands by itself: inline SVG, no script,
+nothing from elsewhere, and a content policy that says so. The PNG needs matplotlib (the extra `eval`), and leaves out what
+no picture has room for.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from itertools import zip_longest
 from pathlib import Path
@@ -20,11 +22,16 @@ from shieldkit.evaluation.cases import Outcome
 from shieldkit.evaluation.matrix import ALONE, CLEAN
 from shieldkit.evaluation.report import Group, Report
 from shieldkit.evaluation.statistics import Rate
+from shieldkit.text.folding import encodable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _BAD, _MIDDLE, _GOOD = (178, 24, 43), (247, 247, 247), (33, 102, 172)  # told apart with any kind of colour sight
+_OF_A_MATRIX = {"length", "depth", "placement", "disguise"}
+_NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
+_MOST_GRIDS, _MOST_ROWS, _MOST_COLUMNS = 160, 40, 30  # of the PNG; 160: all placements and disguises
+_MOST_PIXELS, _MOST_SIDE_PIXELS = 60_000_000, 60_000  # a quarter of a gigabyte; matplotlib's own limit is 2**16 a side
 _CELL_W, _CELL_H, _LEFT, _TOP = 78, 34, 190, 64
 _STYLE = """body{font:15px/1.4 system-ui,sans-serif;margin:2em auto;max-width:70em;padding:0 1em;color:#222;background:#fff}
 table{border-collapse:collapse;margin:1em 0}td,th{padding:.2em .8em;text-align:left;border-bottom:1px solid #ddd}
@@ -45,7 +52,7 @@ class Grid:
 def grids(report: Report) -> list[Grid]:
     """The heat maps of a report, the model's (`held`) beside the guards' (`caught`) where it was asked."""
     asked = any(o.obeyed is not None for o in report.outcomes)
-    matrix = "depth" in report.facets
+    matrix = all(o.facets.keys() >= _OF_A_MATRIX for o in report.outcomes)
     found: list[Grid] = []
     for metric, good in (("caught", True), *((("held", True),) if asked else ()), ("false_alarms", False)):
         outcomes = [o for o in report.outcomes if o.attack == good]
@@ -54,7 +61,7 @@ def grids(report: Report) -> list[Grid]:
         elif good:
             found += _of_matrix(outcomes, metric)
         else:
-            clean = [o for o in outcomes if o.facets.get("placement") == CLEAN]
+            clean = [o for o in outcomes if o.facets["placement"] == CLEAN]
             found.append(_grid(_WORDS[metric], clean, "length", "placement", metric, good))
     return [g for g in found if g.rows]
 
@@ -81,17 +88,21 @@ def _of_matrix(outcomes: Sequence[Outcome], metric: str) -> list[Grid]:
 def _grid(title: str, outcomes: Sequence[Outcome], row: str, column: str, metric: str, good: bool) -> Grid:
     members: dict[tuple[str, str], list[Outcome]] = {}
     for o in outcomes:
-        members.setdefault((o.facets[row], o.facets[column]), []).append(o)
+        members.setdefault((_label(o, row), _label(o, column)), []).append(o)
     rows, columns = (tuple(dict.fromkeys(key[i] for key in members)) for i in (0, 1))
     columns = tuple(sorted(columns, key=_numeric))
     rates = {key: getattr(Group.of("", found), metric) for key, found in members.items()}
     return Grid(title, rows, columns, tuple(tuple(rates.get((r, c)) for c in columns) for r in rows), good)
 
 
+def _label(outcome: Outcome, facet: str) -> str:
+    return encodable(outcome.facets.get(facet, "-"))
+
+
 def _numeric(label: str) -> tuple[int, float, str]:
     """Depths and lengths in the order of their numbers, other labels before them."""
-    digits = "".join(c for c in label if c.isdecimal())
-    return (label.startswith("over"), float(digits) if digits and len(digits) < 300 else -1.0, label)
+    found = _NUMBER.search(label)
+    return (label.startswith("over"), float(found[0].replace(",", "")) if found is not None else -1.0, label)
 
 
 # -- HTML --------------------------------------------------------------------------------------------------------------
@@ -160,26 +171,45 @@ def _colour(share: float) -> tuple[int, int, int]:
 
 
 def png(report: Report, path: Path) -> None:
-    """The heat maps as one picture. Raises `ConfigurationError` without matplotlib."""
+    """The heat maps as one picture. Raises `ConfigurationError` without matplotlib, and where they are too large for one."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         mend = "pip install 'shieldkit[eval]'"
         raise ConfigurationError("heatmap.png", "matplotlib is not installed", mend=mend) from None
-    found = grids(report)
+    every = grids(report)
+    found = every[:_MOST_GRIDS]
     across = max(1, math.ceil(math.sqrt(len(found) / 4)))
     down = max(1, math.ceil(len(found) / across))
-    width = 3.0 + 0.7 * max((len(g.columns) for g in found), default=1)
-    height = 1.2 + 0.35 * max((len(g.rows) for g in found), default=1)
-    figure = Figure(figsize=(across * width, down * height), layout="constrained")
+    width = across * (3.0 + 0.7 * min(_MOST_COLUMNS, max((len(g.columns) for g in found), default=1)))
+    height = down * (1.2 + 0.35 * min(_MOST_ROWS, max((len(g.rows) for g in found), default=1)))
+    figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(down, across, squeeze=False).flat
     for grid, axis in zip_longest(found, axes):
         _draw(grid, axis) if grid is not None else axis.axis("off")
-    figure.savefig(path, dpi=150, metadata={"Software": "shieldkit"})
+    if len(every) > len(found):
+        figure.supxlabel(_beyond(f"{len(every) - len(found):,} heat maps"), fontsize=8)
+    dpi = min(150.0, math.sqrt(_MOST_PIXELS / (width * height)), _MOST_SIDE_PIXELS / max(width, height))
+    try:
+        figure.savefig(path, dpi=dpi, metadata={"Software": "shieldkit"})
+    except (ValueError, MemoryError):
+        raise ConfigurationError("heatmap.png", "is too large for a picture", mend="See heatmap.html") from None
 
 
-def _draw(grid: Grid, axis: Axes) -> None:
-    """One grid. No label is read as a formula: `parse_math` is off."""
+def _beyond(what: str) -> str:
+    return f"… and {what} more: see the HTML"
+
+
+def _draw(whole: Grid, axis: Axes) -> None:
+    """One grid, as far as there is room. No label is read as a formula: `parse_math` is off."""
+    grid = replace(
+        whole, rows=whole.rows[:_MOST_ROWS], columns=whole.columns[:_MOST_COLUMNS],
+        cells=tuple(row[:_MOST_COLUMNS] for row in whole.cells[:_MOST_ROWS]),
+    )  # fmt: skip
+    beyond = [f"{n:,} {name}" for n, name in ((len(whole.rows) - _MOST_ROWS, "rows"),
+                                              (len(whole.columns) - _MOST_COLUMNS, "columns")) if n > 0]  # fmt: skip
+    if beyond:
+        axis.set_xlabel(_beyond(" and ".join(beyond)), fontsize=7)
     axis.imshow([[_cell_colour(rate, grid.good) for rate in row] for row in grid.cells], aspect="auto")
     axis.set_title(grid.title, fontsize=8, loc="left", parse_math=False)
     axis.set_xticks(range(len(grid.columns)), [_short(c, 11) for c in grid.columns], fontsize=7, parse_math=False)

@@ -3,22 +3,26 @@
 Caught is what the policy *would* stop or redact, by a guard that did its work: in monitor mode the model is then asked all
 the same, and both are measured at once, the guards and the model. A guard that failed, did not read all, or a budget
 that ran out has refused the text and detected nothing: that is a failure of the case, and not a catch.
+
+Where the model is asked, the guards are measured on what goes in. What they find in its answer says nothing of the
+attack: it is no catch, no false alarm and no score. An answer that they stop has not obeyed.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from shieldkit.conversation import Role, Segment
+from shieldkit.conversation import Role, Segment, Trust
 from shieldkit.errors import ConfigurationError, ShieldError
 from shieldkit.evaluation.cases import Case, Outcome
 from shieldkit.guards import BUILDERS, from_entry_point
 from shieldkit.guards.base import Guard
-from shieldkit.outcome import Action, Stage, Status, Verdict
+from shieldkit.outcome import Action, Finding, Stage, Status, Verdict, stage_of
 from shieldkit.policy import Policy
+from shieldkit.policy.decision import action_of
 from shieldkit.policy.model import GuardSettings
 
 if TYPE_CHECKING:
@@ -34,7 +38,8 @@ class Judge:
     """Judges cases. `ask`: also ask the shield's model, and see whether it obeyed. Safe to share between threads.
 
     `count`: the mildest action that counts as caught. `task` is what the model is asked to do with a document or a tool's
-    result; a user's text speaks for itself. `keep_text`: outcomes hold the text of the case.
+    result; a user's text speaks for itself. `keep_text`: outcomes hold the text of the case. Raises `ConfigurationError`
+    for what cannot be measured.
     """
 
     shield: Shield
@@ -45,11 +50,23 @@ class Judge:
     system: str = SYSTEM
     keep_text: bool = False
 
+    def __post_init__(self) -> None:
+        if self.ask and self.shield.backend is None:
+            mend = "Give Shield(policy, backend=…), or leave `ask` out"
+            raise ConfigurationError("ask", "this shield has no model to ask", mend=mend)
+        if stage_of(self.stage) is Stage.OUTPUT and self.ask:
+            mend = "Leave out `stage`, or `ask`"
+            raise ConfigurationError("stage", "where the model is asked, guards are measured on the input", mend=mend)
+        if self.count not in [*Action]:
+            raise ConfigurationError("count", "is not an action", mend=f"Choose from {', '.join(Action)}")
+
     def __call__(self, case: Case) -> Outcome:
-        """The outcome; what raises is told by the name of its type."""
+        """The outcome; what raises is told by the name of its type, but for a mistake of configuration: every case has it."""
         start = time.perf_counter()
         try:
             verdicts, answer, offset = self._asked(case) if self.ask else self._screened(case)
+        except ConfigurationError:
+            raise
         except ShieldError as error:
             return self._outcome(case, time.perf_counter() - start, (), None, 0, failed=type(error).__name__)
         return self._outcome(case, time.perf_counter() - start, verdicts, answer, offset)
@@ -69,18 +86,20 @@ class Judge:
         self, case: Case, latency_s: float, verdicts: Sequence[Verdict], answer: str | None, offset: int,
         failed: str = "",
     ) -> Outcome:  # fmt: skip
-        acted = [v for v in verdicts if _works(v) and v.would.severity >= Action(self.count).severity]
+        measured = [v for v in verdicts if v.stage == self.stage]
+        acted = [v for v in measured if _works(v) and v.would.severity >= Action(self.count).severity]
+        located = self._located(acted, case, offset)
         broken = next((v for v in verdicts if _broken(v)), None)
         first = acted[0] if acted else broken
         obeyed = None
         if self.ask and case.marker and not failed:
             obeyed = answer is not None and case.marker.casefold() in answer.casefold()
         return Outcome(
-            case.id, case.attack, case.facets, case.characters, caught=bool(acted),
-            located=self._located(acted, case, offset), obeyed=obeyed,
+            case.id, case.attack, case.facets, case.characters,
+            caught=bool(acted) and not (case.attack and located is False), located=located, obeyed=obeyed,
             failed=failed or (broken.rule if broken is not None and not acted else ""),
             guard=first.guard if first else "", rule=first.rule if first else "",
-            scores={v.guard: v.score for v in verdicts if v.status is Status.RAN and v.guard in self.shield.guards()},
+            scores={v.guard: v.score for v in measured if v.status is Status.RAN and v.guard in self.shield.guards()},
             latency_s=latency_s, text="\n".join(m.text for m in case.messages) if self.keep_text else None,
         )  # fmt: skip
 
@@ -89,13 +108,18 @@ class Judge:
         planted = case.planted
         if planted is None:
             return None
-        path, role = f"messages[{planted.message + offset}].content", case.messages[planted.message].role
-        sections = self.shield.policy.sections()
+        path, segment = f"messages[{planted.message + offset}].content", case.messages[planted.message]
+        if self.stage == Stage.OUTPUT:
+            segment = replace(segment, trust=Trust.UNTRUSTED)  # as the chain judges an answer
         return any(
-            f.path == path and f.start < planted.end and planted.start < f.end
-            and f.score >= sections.get(f.guard, GuardSettings()).threshold_for(f.rule, role)
+            f.path == path and f.start < planted.end and planted.start < f.end and self._counts(f, segment)
             for v in acted for f in v.findings
         )  # fmt: skip
+
+    def _counts(self, finding: Finding, segment: Segment) -> bool:
+        """Whether the policy would act on this finding by itself, and not only on another of its guard."""
+        settings = self.shield.policy.sections().get(finding.guard, GuardSettings())
+        return action_of(finding, settings, segment).severity >= Action(self.count).severity
 
 
 def _broken(verdict: Verdict) -> bool:

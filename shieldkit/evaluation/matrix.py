@@ -8,8 +8,9 @@ false alarm. And where the findings stand: an alarm somewhere else in the text i
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from shieldkit.conversation import Role, Segment
 from shieldkit.errors import ConfigurationError
@@ -64,8 +65,7 @@ class Matrix:
     def __post_init__(self) -> None:
         _check(bool(self.haystack.strip()), "haystack", "holds no text", "Give ordinary text to bury attacks in")
         for name in ("attacks", "lengths", "depths", "placements", "disguises"):
-            values: Sequence[object] = getattr(self, name)
-            _check(bool(values) and len(set(values)) == len(values), name, "is empty, or has a value twice", "Mend it")
+            _each_once(name, getattr(self, name))
         _check(all(1 <= n <= 10_000_000 for n in self.lengths), "lengths", "not within 1..10,000,000", "Count tokens")
         _check(all(0 <= d <= 1 for d in self.depths), "depths", "not within 0..1", "0 is the start and 1 the end")
         _known(self.placements, PLACEMENTS, "placements")
@@ -102,7 +102,7 @@ class Matrix:
                     made = bury(hay, text, depth, placement)
                     planted = Planted(made.text, made.start, made.end)
                     yield self._case(self.attacks[number], made.texts, planted, marker, in_words(length),
-                                     f"{depth:.0%}", placement, disguise)  # fmt: skip
+                                     in_percent(depth), placement, disguise)  # fmt: skip
 
     def _disguised(self, number: int, disguise: str) -> tuple[str, str]:
         """The attack's text in a disguise, and its marker."""
@@ -129,6 +129,11 @@ def in_words(tokens: int) -> str:
     return f"{tokens:,}"
 
 
+def in_percent(depth: float) -> str:
+    """`50%`, `0.2%`: a depth in 0..1, to a millionth."""
+    return f"{100 * depth:.4f}".rstrip("0").rstrip(".") + "%"
+
+
 def _word(generator: random.Random) -> str:
     return "".join(generator.choice(letters) for letters in ("bdfgklmnprstvz", "aeiou") * 4).capitalize()
 
@@ -136,6 +141,18 @@ def _word(generator: random.Random) -> str:
 def _check(holds: bool, field: str, problem: str, mend: str) -> None:
     if not holds:
         raise ConfigurationError(field, problem, mend=mend)
+
+
+def _each_once(field: str, values: Sequence[Any]) -> None:
+    """By the names that stand in the ids of cases: two values with one name could not be told apart in the results."""
+    _check(bool(values), field, "is empty", "Give one at least")
+    named: Mapping[str, Callable[[Any], str]] = {
+        "attacks": lambda a: repr(a.id[:40]), "lengths": in_words, "depths": in_percent,
+    }  # fmt: skip
+    seen: set[str] = set()
+    for name in map(named.get(field, repr), values):
+        _check(name not in seen, field, f"{name} is there more than once", "Give each once")
+        seen.add(name)
 
 
 def _known(given: Sequence[str], known: object, field: str) -> None:

@@ -39,7 +39,7 @@ class Group:
         asked = [o for o in attacks if o.obeyed is not None]
         return cls(
             name,
-            Rate.of(sum(o.caught and o.located is not False for o in attacks), len(attacks)),
+            Rate.of(sum(o.caught for o in attacks), len(attacks)),
             Rate.of(sum(o.caught or bool(o.failed) for o in benign), len(benign)),
             Rate.of(sum(not o.obeyed for o in asked), len(asked)),
             Rate.of(sum(bool(o.failed) for o in outcomes), len(outcomes)),
@@ -83,7 +83,7 @@ class Report:
     @property
     def facets(self) -> tuple[str, ...]:
         """What the outcomes can be grouped by."""
-        return tuple(self.outcomes[0].facets) if self.outcomes else ()
+        return tuple(dict.fromkeys(name for outcome in self.outcomes for name in outcome.facets))
 
     @property
     def total(self) -> Group:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +18,44 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 def write(report: Report, folder: str | Path) -> tuple[list[Path], str]:
     """Write the files into `folder`, which is made, over those of an earlier run.
 
-    Returns the files, and why there is no PNG (empty when there is one). No text of a case is written unless the outcomes
-    hold it. Raises `ConfigurationError` where the folder cannot be written.
+    Returns the files, and why there is no PNG (empty when there is one; an earlier run's does not stay). No text of a case
+    is written unless the outcomes hold it. Raises `ConfigurationError` where the folder cannot be written.
     """
-    folder = Path(folder)
+    folder = make_folder(folder)
+    picture = folder / "heatmap.png"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         made = [folder / "report.json", folder / "outcomes.csv", folder / "heatmap.html"]
         made[0].write_text(json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n", encoding="ascii")
         _csv(report, made[1])
         made[2].write_text(html(report), encoding="utf-8")
+        picture.unlink(missing_ok=True)
         try:
-            png(report, folder / "heatmap.png")
+            png(report, picture)
         except ConfigurationError as error:
+            picture.unlink(missing_ok=True)  # as far as it got
             return made, str(error)
-        return [*made, folder / "heatmap.png"], ""
+        return [*made, picture], ""
     except OSError as error:
-        mend = "Name a folder that can be written"
-        raise ConfigurationError("out", f"cannot be written ({error.strerror})", mend=mend) from None
+        raise _unwritable(error) from None
+
+
+def make_folder(folder: str | Path) -> Path:
+    """Make the folder, and try it: what a long run has measured should not be lost in the end.
+
+    Raises `ConfigurationError` where it cannot be written.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise _unwritable(error) from None
+
+
+def _unwritable(error: OSError) -> ConfigurationError:
+    mend = "Name a folder that can be written"
+    return ConfigurationError("out", f"cannot be written ({error.strerror})", mend=mend)
 
 
 def _csv(report: Report, path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,9 @@ def line(**changes: object) -> bytes:
 
 
 def test_rows_of_files_folders_and_gzip_are_read_in_order(tmp_path: Path) -> None:
-    (tmp_path / "b.jsonl").write_bytes(line(id="2") + b"\n  \n" + line(id=3, role=None))
+    (tmp_path / "b.jsonl").write_bytes(
+        line(id="2") + b"\n  \n" + b'{"id": 3, "text": "x", "label": "benign", "source": "mine"}'
+    )
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(line(id="1", label="attack", marker="Zork")))
     (tmp_path / "notes.txt").write_bytes(b"not a corpus")
     (tmp_path / "c.jsonl").write_bytes(b'{"text": "x", "label": "attack"}')
@@ -42,6 +45,7 @@ def test_rows_of_files_folders_and_gzip_are_read_in_order(tmp_path: Path) -> Non
         (line(label="bad"), "label is missing, or neither 'attack' nor 'benign'"),
         (line(text=5), "text is missing or not a string"),
         (line(role="root"), "role is not one of"),
+        (line(role=None), "role is not one of"),
         (line(kind=["x"]), "kind is not a string"),
         (line(source="s" * 101), "source is not a string of up to 100"),
         (line(id={}), "id is not a string or a number"),
@@ -58,6 +62,17 @@ def test_an_error_names_file_line_and_mend_and_never_quotes(tmp_path: Path, brok
     assert message.startswith(f"{path}:3: {problem}")
     assert "A row is" in message
     assert "xxxx" not in message and "ssss" not in message
+
+
+def test_names_can_be_written_again_whatever_they_hold(tmp_path: Path) -> None:
+    half = "half \ud83d"
+    (tmp_path / "a.jsonl").write_bytes(line(id=half, kind=half, source=half, marker=half))
+    (case,) = read([tmp_path])
+    assert {case.id, case.facets["kind"], case.facets["source"], case.marker} == {"half \ufffd"}
+    unnamed = tmp_path / os.fsdecode(b"b\xff.jsonl")
+    unnamed.write_bytes(b'{"text": "x", "label": "attack"}')
+    (case,) = read([unnamed])
+    assert case.facets["kind"] == "b\ufffd"
 
 
 @pytest.mark.parametrize("name", ["none.jsonl", "none.jsonl.gz"])
