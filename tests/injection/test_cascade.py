@@ -55,7 +55,8 @@ def test_a_long_text_is_read_down_to_the_least_likely_as_long_as_there_is_room(m
     assert len(canonical.text) > cascade.SHORT
     assert plain < all_of_them < len(ranked)
     assert detector.judge(canonical, data=True).encoded == all_of_them
-    assert detector.judge(canonical, data=True, most_likely=3).encoded == plain + 3
+    by_length = len(canonical.text) // (reading.LIKELY_EACH * WINDOW)
+    assert detector.judge(canonical, data=True, most_likely=3).encoded == plain + 3 + by_length
     monkeypatch.setattr(cascade, "PEAKS", all_of_them - 1)
     assert detector.judge(canonical, data=True).encoded == all_of_them - 1
 
@@ -85,9 +86,9 @@ def test_what_there_is_no_room_for_is_no_alarm_but_is_told() -> None:
         stages = detector._encoded, detector.skimmed, detector.view
         asked = reading.Reading(canonical.text, canonical.native, False, 0.0, [0, 1], *stages, most, lambda: True)
         logits, read, over = asked.logits(windows)
-        assert read == most
+        assert read == most + len(canonical.text) // (reading.LIKELY_EACH * WINDOW)
         assert over > 0
-        assert sum((found > reading.LIKELY).any() for found in logits) <= most
+        assert sum((found > reading.LIKELY).any() for found in logits) <= read
         assert max(reading.LIKELY, reading.SURELY) < detector._encoded.shift.min() - 3
 
 
