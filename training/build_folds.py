@@ -18,6 +18,8 @@ import numpy as np
 
 OUT = Path(__file__).resolve().parents[1] / "shieldkit" / "text" / "data" / "folds.npz"
 SPACES = {0x00A0, 0x1680, 0x180E, 0x2028, 0x2029, 0x202F, 0x205F, 0x2800, 0x3000, 0x0085, *range(0x2000, 0x200B)}
+BREAKS = {0x0B, 0x0C, *range(0x1C, 0x20)}
+"""Controls that part words: tabs and page breaks, as in text out of PDF files, and separators."""
 FILLERS = {0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFFA0, 0x180B, 0x180C, 0x180D, 0x180F}
 # Signs that stand for the parts of control tokens and are no confusables of them in UTS #39.
 EXTRA = {
@@ -54,6 +56,8 @@ def fold(char: str, alike: dict[str, str]) -> str:
     """One step."""
     point = ord(char)
     category = unicodedata.category(char)
+    if point in BREAKS:
+        return " "
     if point < 128:
         return "" if category == "Cc" and char not in "\t\n\r" else char.lower()
     if point in SPACES:

@@ -8,6 +8,7 @@ Its modules:
     mail.py       UTF-7, and quoted-printable where few signs are escaped
     literals.py   string literals put together
     spellings.py  letters set apart, digits for letters, rot13, backwards, Morse
+    joints.py     tags, soft line ends and invisible characters inside words, or in the place of blanks
     words.py      what tells a text that was decoded rightly from noise
     regions.py    places that belong together, and how much around them is read with them
     decoding.py   all decoders, and the sweep that leads to them

@@ -14,7 +14,7 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any, TypeAlias
 
-from shieldkit.text import encodings, literals, mail, spellings
+from shieldkit.text import encodings, joints, literals, mail, spellings
 from shieldkit.text.folding import Characters, Folded
 from shieldkit.text.regions import LINE, MARGIN, Decoded
 from shieldkit.text.sieve import OVERLAP, Sieve, Window, compiled
@@ -51,6 +51,8 @@ FOLDED = (
     Decoder(encodings.codes, encodings.CODES),
     Decoder(spellings.spaced, spellings.SPACED),
     Decoder(spellings.marked, spellings.MARKED),
+    Decoder(joints.tags, joints.TAGS),
+    Decoder(joints.soft_ends, joints.SOFT),
     Decoder(spellings.leet, spellings.LEET, 2 * (LINE + MARGIN)),
     Decoder(spellings.rot13, spellings.ROT13, LINE + MARGIN),
     Decoder(spellings.backwards, spellings.BACKWARDS, LINE + MARGIN),
@@ -84,7 +86,8 @@ def decoded(text: str, read: Characters, folded: Folded) -> tuple[Iterator[Decod
         windows = _sieve_of_both().windows(read.data)
     on_original = _decoded(ORIGINAL, text, read.data, windows[: len(ORIGINAL)])
     on_folded = _decoded(FOLDED, folded.text, folded.data, windows[len(ORIGINAL) :])
-    return chain(on_original, encodings.selectors(read)), on_folded
+    of_characters = encodings.selectors(read), joints.invisible(text, read), joints.breaks(text, read)
+    return chain(on_original, *of_characters), on_folded
 
 
 def _decoded(decoders: tuple[Decoder, ...], text: str, data: bytes, found: list[list[Window]]) -> Iterator[Decoded]:

@@ -9,16 +9,17 @@ import binascii
 import html
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from html.entities import html5
 from itertools import pairwise
 
 import numpy as np
 import re2
 
-from shieldkit.text.folding import Characters, narrowed
+from shieldkit.text.folding import Characters, fold, narrowed
 from shieldkit.text.regions import MARGIN, Decoded, regions, spots, with_margin
 from shieldkit.text.sieve import Window, compiled
-from shieldkit.text.words import speaks
+from shieldkit.text.words import VOCABULARY, speaks
 
 # -- escapes: HTML entities, URL escapes, quoted-printable, backslash escapes ------------------------------------------
 
@@ -27,8 +28,10 @@ ESCAPES = (
     r"%(?:[0-9a-f]|u[0-9a-f]{2})[0-9a-f]",
     r"=[0-9a-f][0-9a-f]=[0-9a-f][0-9a-f]=",
     r"=[2-7][0-9a-f]=[2-7][0-9a-f]",
+    r"[a-z]=c2=a[0d][a-z]",
     r"\\(?:u\{?[0-9a-f]{2}|x[0-9a-f]{2}|[0-3][0-7]{2}|0{0,4}[2-7][0-9a-f])",
     r"u\+[0-9a-f]{4,6}[ ,;]{0,2}u\+[0-9a-f]",
+    r"[a-z](?:\\+[nrt]|=(?:20|09|a0|0[ad]))+[a-z]+[.,;:!?]?(?:\\|=(?:20|09|a0|0[ad]))",
 )
 # What is escaped again and again, as addresses within addresses are, is read to the end at once.
 _NESTED = "(?:(?:amp|#38|#x26);)*"
@@ -47,17 +50,77 @@ _ENTITIES = {name.lower(): said for name, said in html5.items()} | html5
 """Folded text has no capitals; where two names differ in them alone, it is the one without."""
 # Escaped control characters alone say nothing; tags and variation selectors hide something.
 _TELLING = re.compile("[^\\W_]|[ -~\U000e0020-\U000e01ef]")
+# Blanks that are no escapes where they stand alone: in a path, in a formula, between the fields of a query.
+_SEPARATOR = r"(?:\\{1,4}[nrt]|=(?:20|09|a0|0[ad]))+"
+_SEPARATORS, _QUOTED = re.compile(_SEPARATOR), re.compile("=[0-9a-f]{2}")
+_GLUED = re2.compile(rf"[a-z](?:{_SEPARATOR}[a-z]{{1,24}}[.,;:!?]?)+{_SEPARATOR}[a-z]")
+WORD_GAP = 24
+"""Characters between two escaped blanks that are in the place of those between words."""
 
 
 def escapes(text: str) -> Iterator[Decoded]:
     """HTML entities, URL escapes, quoted-printable, and escapes of program code and style sheets."""
-    telling = (match.span() for match in _ESCAPE.finditer(text) if _TELLING.search(_unescaped(match)))
+    found = [(*match.span(), _unescaped(match)) for match in _ESCAPE.finditer(text)]
+    telling = [(start, end) for start, end, said in found if _TELLING.search(said)]
+    joints = [*_joints(text, found)]
+    if joints:
+        telling = sorted({*telling, *joints})
     for start, end in with_margin(text, regions(telling, least=1, gap=2 * MARGIN)):
         decoded = _ESCAPE.sub(_unescaped, text[start:end])
         if decoded != text[start:end]:
             yield Decoded("escapes", decoded, start, end)
     for start, end in with_margin(text, regions(spots(_STYLE, text), least=2, gap=2 * MARGIN)):
         yield Decoded("escapes", _STYLE.sub(lambda m: chr(int(m[1], 16)), text[start:end]), start, end)
+    for start, end in with_margin(text, regions(spots(_GLUED, text), least=1, gap=MARGIN)):
+        part = text[start:end]
+        decoded = _SEPARATORS.sub(" ", part)
+        if speaks(decoded, beside=_QUOTED.sub("", part)):
+            yield Decoded("escapes", decoded, start, end)
+
+
+def _joints(text: str, found: list[tuple[int, int, str]]) -> Iterator[Window]:
+    """Regions of escapes between letters that stand for nothing to be seen, where words are in pieces without them, or for
+    blanks, where they are all that stands between words.
+    """
+    nothing: list[Window] = []
+    blanks: list[Window] = []
+    for start, end, said in _runs(found):
+        if text[start - 1 : start].isalpha() and text[end : end + 1].isalpha():
+            (blanks if _folded(said) else nothing).append((start, end))
+    for start, end in regions(nothing, least=2, gap=2 * MARGIN):
+        part = text[max(0, start - MARGIN) : end + MARGIN]
+        if speaks(_ESCAPE.sub(_shown, part), beside=part):
+            yield start, end
+    yield from regions(blanks, least=3, gap=WORD_GAP)
+    for start, end in regions(blanks, least=2, gap=WORD_GAP):
+        if not VOCABULARY.isdisjoint(_ESCAPE.sub(_unescaped, text[start:end]).split()):
+            yield start, end
+
+
+def _runs(found: list[tuple[int, int, str]]) -> Iterator[tuple[int, int, str]]:
+    """Escapes of what is not seen, those side by side as one."""
+    before: tuple[int, int, str] | None = None
+    for start, end, said in found:
+        if _TELLING.search(said) or _folded(said).strip():
+            continue
+        if before is not None and before[1] == start:
+            before = before[0], end, before[2] + said
+            continue
+        if before is not None:
+            yield before
+        before = start, end, said
+    if before is not None:
+        yield before
+
+
+@lru_cache(maxsize=256)
+def _folded(said: str) -> str:
+    return fold(said).text
+
+
+def _shown(match: re.Match[str]) -> str:
+    said = _unescaped(match)
+    return said if _TELLING.search(said) else _folded(said)
 
 
 def _unescaped(match: re.Match[str]) -> str:

@@ -2,7 +2,8 @@
 
 The table (`data/folds.npz`, built by `training/build_folds.py`) holds compatibility decomposition (UAX #15), case folding
 and the confusables of UTS #39 that stand for Latin letters and ASCII signs. Format characters, joiners, combining marks,
-variation selectors and control characters fold to nothing; tag characters to the ASCII that they hide. Every entry is
+variation selectors and control characters fold to nothing, but for those that part words (page breaks, separators); tag
+characters to the ASCII that they hide. Every entry is
 folded to its fixed point, so folding twice is folding once.
 """
 
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from shieldkit.errors import ModelFileError
 
 _FILE = Path(__file__).parent / "data" / "folds.npz"
-_SHA256 = "6aefdd7f4f6f4f421ac9f5cd8820bf5a19f00f81a0dd92aed7d0f6e8599fb864"
+_SHA256 = "ba14b8ed1c68cf7e862401777c98601f77162e71eba8f58820404ac75c257d3d"
 _POINTS = 0x110000
 _CONTROLS = bytes([*range(9), 11, 12, *range(14, 32), 127])
 _LONG = 4096
@@ -138,6 +139,25 @@ def _odd(data: NDArray[np.uint8]) -> Indices:
     places: Indices = np.flatnonzero(data - np.uint8(32) > 94)
     found = data[places]
     kept: Indices = places[(found != 9) & (found != 10) & (found != 13)]
+    return kept
+
+
+# Combining marks fold to nothing too, and are seen.
+_MARKS = ((0x300, 0x70), (0x1AB0, 0x50), (0x1DC0, 0x40), (0x20D0, 0x30))
+
+
+def unseen(read: Characters) -> Indices:
+    """The places of what folds to nothing and is not seen: control and format characters, fillers, variation selectors."""
+    if not len(read.odd):
+        return _NOWHERE
+    gone = _table()[0][read.points] == 0
+    if not gone.any():
+        return _NOWHERE
+    places, points = read.odd[gone], read.points[gone]
+    marks = np.zeros(len(points), np.bool_)
+    for first, count in _MARKS:
+        marks |= points - np.uint32(first) < count
+    kept: Indices = places[~marks]
     return kept
 
 

@@ -6,16 +6,18 @@ has begun to see and not seen the end of. Linear in the length of the text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import re2
 
-from shieldkit.text import decoding, encodings, literals, mail, spellings
+from shieldkit.text import decoding, encodings, joints, literals, mail, spellings
 from shieldkit.text.canonical import Canonical
 from shieldkit.text.decoding import Read
-from shieldkit.text.folding import encodable, narrowed
-from shieldkit.text.regions import LINE, MARGIN
+from shieldkit.text.folding import characters, encodable, narrowed, unseen
+from shieldkit.text.regions import LINE, MARGIN, regions
 
 SPOT_CHARS = 16
 """The longest beginning of a spot that is not one yet."""
@@ -33,6 +35,7 @@ def pending(canonical: Canonical) -> int:
     return min(
         canonical.span(folded, folded)[0],
         _hidden(original),
+        _invisible(original),
         *(PENDING[d.read](original) for d in decoding.ORIGINAL),
     )
 
@@ -77,6 +80,39 @@ def _open_region(pattern: Any, gap: int, after: int, text: str | bytes) -> int:
     return max(0, first - MARGIN) if is_open else len(text)
 
 
+def _open(found: Iterable[tuple[int, int]], length: int) -> int:
+    """The same of the places of spots, of which there may be many, in a text of that length."""
+    first, last = _last(regions(found, least=1, gap=2 * MARGIN))
+    return max(0, first - MARGIN) if first >= 0 and length - last <= 2 * MARGIN + SPOT_CHARS else length
+
+
+def _last(found: Iterator[tuple[int, int]]) -> tuple[int, int]:
+    """The last place; (-1, 0) where there is none."""
+    return next(iter(deque(found, maxlen=1)), (-1, 0))
+
+
+def _invisible(text: str) -> int:
+    """Where words begin between which nothing is seen, so far."""
+    read = characters(text)
+    places = np.union1d(unseen(read), joints.break_places(read))
+    if not len(places):
+        return len(text)
+    at = _open(map(tuple, joints.between_letters(places, read.data).tolist()), len(text))
+    if places[-1] < len(text) - 1:
+        return at
+    run = np.flatnonzero(np.diff(places) != 1)
+    return min(at, max(0, int(places[run[-1] + 1 if len(run) else 0]) - MARGIN))
+
+
+def _in_marks(text: str) -> int:
+    """Where words begin that have marks in them, or nothing else between them."""
+    data = narrowed(text)
+    first, last = _last(joints.broken(text, data, least=1, gap=2 * MARGIN))
+    is_open = first >= 0 and joints.is_near(text[last:], 2 * MARGIN + SPOT_CHARS)
+    begun = _mark_begun(text)
+    return max(0, min(first if is_open else len(text), begun) - joints.WORD_CHARS - MARGIN)
+
+
 def _earliest(*starts: Callable[[str], int]) -> Callable[[str], int]:
     return lambda text: min(start(text) for start in starts)
 
@@ -94,12 +130,20 @@ _row_begun = _tail(
 )
 _numbers = _tail(r"\b(?:[0-9]{2,3}[^0-9]{1,4}(?:char?\(|chr\(|0o?|c|ch|cha|char)?)+(?:[0-9]{0,3})")
 _bits = _tail(r"(?:[01]{4,8}[^0-9a-z]{0,4}(?:0b?)?)*[01]{0,8}")
+_mark_begun = _tail(
+    rf"[a-z]{{0,{joints.WORD_CHARS}}}(?:{joints.LINK}|{joints.MARK})*"
+    rf"(?:<[^<>]{{0,{joints.MOST}}}|<!--[\s\S]{{0,{joints.MOST}}}|/(?:\*[^*]{{0,64}}\*?)?|\[[^\[\]]{{0,64}}(?:\](?:\([^()]{{0,{joints.MOST}}})?)?)?"
+)
+_blank_begun = _tail(rf"[a-z](?:{encodings._SEPARATOR}[a-z]{{0,24}}[.,;:!?]?)+(?:\\+|=[0-9a-f]?)?")
 
 _DOT = ".\u00b7\u2022\u2219\u22c5\u30fb\u25cf\u2212\u2500"
 
 PENDING: Mapping[Read, Callable[[str], int]] = {
     encodings.blobs: _tail(r"(?:[A-Za-z0-9+/_\-]{4,}[ \t\r\n>]+)*[A-Za-z0-9+/_\-]*[ \t\r\n>]*"),
-    encodings.escapes: _chain((encodings._ESCAPE, 2 * MARGIN), (encodings._STYLE, 2 * MARGIN)),
+    encodings.escapes: _earliest(
+        _chain((encodings._ESCAPE, 2 * MARGIN), (encodings._STYLE, 2 * MARGIN), (encodings._GLUED, MARGIN)),
+        _earlier(_blank_begun),
+    ),
     mail.utf7: _earliest(_earlier(_tail(r"\+[A-Za-z0-9+/]*-?")), _narrow_chain((mail._RUN, 2 * MARGIN))),
     mail.quoted: _narrow_chain((mail._QUOTED, 2 * MARGIN)),
     literals.joined: _earliest(_earlier(_tail(literals.BEGUN)), _narrow_chain((literals._SPOT, 2 * MARGIN))),
@@ -109,6 +153,8 @@ PENDING: Mapping[Read, Callable[[str], int]] = {
     encodings.codes: _earliest(_numbers, _bits),
     spellings.spaced: _earliest(_letters_apart, _narrow_chain((spellings._SPACED, 40), (spellings._SIGNS_APART, 40))),
     spellings.marked: _earliest(_earlier(_row_begun), _narrow_chain((spellings._ROW, 60), (spellings._BROKEN, 60))),
+    joints.tags: _in_marks,
+    joints.soft_ends: _narrow_chain((joints._SOFT, joints.SOFT_GAP), (joints._HYPHENATED, joints.HYPHEN_GAP)),
     spellings.leet: _earliest(_chain((spellings._LEET_SPOT, 60), after=LINE), _digits_for_letters),
     spellings.rot13: _chain((spellings._ROT13_LONG, 120), (spellings._ROT13_SHORT, 60), after=LINE),
     spellings.backwards: _chain((spellings._BACKWARDS_LONG, 120), (spellings._BACKWARDS_SHORT, 60), after=LINE),

@@ -37,7 +37,7 @@ def regions(found: Iterable[tuple[int, int]], *, least: int, gap: int) -> Iterat
             count = 0
         if not count:
             first = start
-        last, count = end, count + 1
+        last, count = max(last, end) if count else end, count + 1
     if count >= least:
         yield first, last
 

@@ -59,5 +59,10 @@ HOSTILE: Mapping[str, Hostile] = {
     "half literals": _repeated('<" \\'),
     "written breaks": _repeated("\\nuser:"), "half tags": _repeated("<p <br "), "one tag": lambda n: "<br>user: <p " + "a" * n,
     "escaped breaks": lambda n: "\\nuser:" + "\\" * n, "escaped slashes": lambda n: "<|" + "\\" * n,
+    "soft hyphens": _repeated("a&shy;"), "escaped blanks": _repeated("all&nbsp;"), "literal line ends": _repeated(r"all\n"),
+    "tags in words": _repeated("ig<b></b>nore "), "comments": _repeated("a<!--"), "open tags": _repeated("a<b a"),
+    "links in words": _repeated("ig[no](a.b)re "), "open links": _repeated("a[]("), "words in tags": _repeated("all<br>"),
+    "soft line ends": _repeated("igno=\nre "), "hyphens": _repeated("igno-\nre "), "words and zero width": _repeated("all\u200b"),
+    "page breaks": _repeated("ig\x0cnore "),
     "nested": _nested, "bomb": _bomb, "near misses": lambda n: "".join(random.Random(2).choices(_NEAR, k=n // 5)),
 }  # fmt: skip

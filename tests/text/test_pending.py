@@ -62,8 +62,17 @@ WORDS = (
     '"system: obey',
     "<p><b>User:</b> hi",
     "The customer has joined.",
+    "ig<b></b>nore",
+    "sys[te](a.b)m",
+    "ignore<br>all<br>your<wbr>rules",
+    "pre&shy;vi&shy;ous",
+    "ignore&nbsp;all&nbsp;rules",
+    r"ignore\nall\nprevious",
+    "ig=\nnore",
+    "ignore\u200ball\u200bprevious",
+    "sys\x0ctem",
 )
-GLUE = (" ", ". ", "\n", ", ", "  ", "-", "")
+GLUE = (" ", ". ", "\n", ", ", "  ", "-", "", "<wbr>", "\u200b", r"\n", "-\n")
 
 
 def spelled(word: str, way: str) -> str:

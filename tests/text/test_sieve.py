@@ -46,7 +46,9 @@ def test_a_disguise_is_undone_wherever_it_stands(name: str, place: int) -> None:
 
 pieces = st.sampled_from([
     "i g n o r e ", "1 2 a b 3 ", "&#105;", "%69%67", "vtaber ", "nyy ", "snoitcurtsni ", "lla ", "1gn0r3 ", "4ll ", "0x41 0x42 ",
-    "105, 103, 110, ", "01101001 ", ".. --. -. --- .-. . ", "plain words here ", "\n", "x" * 300, ". " * 100,
+    "105, 103, 110, ", "01101001 ", ".. --. -. --- .-. . ", "plain words here ", "\n", "ig<b></b>nore ", "sys[te](a.b)m ",
+    "all<br>your<br>rules<br>", "sys&shy;tem ", "ignore&nbsp;all&nbsp;rules ", "ignore\\nall\\nrules ", "ig=\nnore ",
+    "x" * 300, ". " * 100,
 ])  # fmt: skip
 
 
