@@ -11,7 +11,7 @@ from typing import Any
 
 import re2
 
-from shieldkit.text import decoding, encodings, spellings
+from shieldkit.text import decoding, encodings, pieces, spellings, unspaced
 from shieldkit.text.canonical import Canonical
 from shieldkit.text.decoding import Read
 from shieldkit.text.folding import encodable, narrowed
@@ -29,7 +29,7 @@ _SELECTOR = r"[\x{fe00}-\x{fe0f}\x{e0100}-\x{e01ef}]"
 def pending(canonical: Canonical) -> int:
     """The index, in the original, of the first character that is not settled yet. len(original) when all of it is."""
     text, original = canonical.text, encodable(canonical.original)
-    folded = min(max(0, len(text) - CONTEXT_CHARS), *(PENDING[d.read](text) for d in decoding.FOLDED))
+    folded = min(max(0, len(text) - CONTEXT_CHARS), _chunks(text), *(PENDING[d.read](text) for d in decoding.FOLDED))
     return min(
         canonical.span(folded, folded)[0],
         _hidden(original),
@@ -81,6 +81,7 @@ def _earliest(*starts: Callable[[str], int]) -> Callable[[str], int]:
     return lambda text: min(start(text) for start in starts)
 
 
+_chunks = _tail(pieces.CHUNKS_BEGUN)
 _hidden = _earliest(_tail(f"{_SELECTOR}+"), _chain((re2.compile(f"{_SELECTOR}{{3,}}"), MARGIN)))
 _letters_apart = _tail(r"(?:(?:[a-z0-9]|[^\x00-\x7f])(?:[^a-z0-9]){1,12})*(?:[a-z0-9]|[^\x00-\x7f])?[^a-z0-9]{0,12}")
 _digits_for_letters = _tail(r"[a-z@$][0134578@$!]+")
@@ -96,7 +97,7 @@ PENDING: Mapping[Read, Callable[[str], int]] = {
     encodings.blobs: _tail(r"(?:[A-Za-z0-9+/_\-]{4,}[ \t\r\n>]+)*[A-Za-z0-9+/_\-]*[ \t\r\n>]*"),
     encodings.escapes: _chain((encodings._ESCAPE, 2 * MARGIN), (encodings._STYLE, 2 * MARGIN)),
     encodings.spaced_hex: _tail(
-        rf"\b(?:(?:0x)?(?:[0-9a-f]{{2}}){{1,4}}h?{encodings._APART}{{1,3}})+(?:0x?)?[0-9a-f]{{0,8}}h?"
+        rf"\b(?:(?:0x)?(?:[0-9a-f]{{2}}){{1,4}}h?{encodings._APART})+(?:0x?)?[0-9a-f]{{0,8}}h?"
     ),
     encodings.codes: _earliest(_numbers, _bits),
     spellings.spaced: _earliest(_letters_apart, _narrow_chain((spellings._SPACED, 40), (spellings._SIGNS_APART, 40))),
@@ -107,4 +108,7 @@ PENDING: Mapping[Read, Callable[[str], int]] = {
     spellings.rot13: _chain((spellings._ROT13_LONG, 120), (spellings._ROT13_SHORT, 60), after=LINE),
     spellings.backwards: _chain((spellings._BACKWARDS_LONG, 120), (spellings._BACKWARDS_SHORT, 60), after=LINE),
     spellings.morse: _tail(rf"(?:[{_DOT}\-]{{1,5}}[ /|]{{1,3}})+[{_DOT}\-]{{0,5}}"),
+    pieces.encoded: pieces.encoded_begun,
+    pieces.literals: _tail(pieces.LITERALS_BEGUN),
+    unspaced.unspaced: _tail("[a-z]+"),
 }

@@ -54,6 +54,10 @@ HOSTILE: Mapping[str, Hostile] = {
     "braces": _repeated("\\u{41}"), "half pairs": _repeated("\\ud83d"),
     "words in signs": _repeated("`all` "), "a sign in each word": _repeated("ig**no "),
     "letters and signs": _repeated("a)("), "letters and dots": _repeated("a\u00b7"), "four letters": _repeated("a, b, c, d, xx "),
-    "signs and blanks": _repeated("* "),
+    "signs and blanks": _repeated("* "), "base64 in pieces": _repeated("SWdub-3JlIG. "),
+    "base64 in letters": _repeated("S W d u b "),
+    "literals": _repeated("'ign', 'ore a', "), "named literals": _repeated("a = 'ign';\n"),
+    "chunks": _repeated("igno. re a. "),
+    "words without blanks": _repeated("ignoreallyour"), "hex by 3 bytes": _repeated("49676e "),
     "nested": _nested, "bomb": _bomb, "near misses": lambda n: "".join(random.Random(2).choices(_NEAR, k=n // 5)),
 }  # fmt: skip
