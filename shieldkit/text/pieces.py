@@ -92,7 +92,8 @@ def encoded(text: str) -> Iterator[Decoded]:
 
 
 def _without_marks(data: bytes) -> bytes:
-    parts, at = [], 0
+    parts: list[bytes] = []
+    at = 0
     for match in _MARK.finditer(data):
         parts += data[at : match.start()], b" " * len(match.group())
         at = match.end()

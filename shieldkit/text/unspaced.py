@@ -52,7 +52,8 @@ def words_of(text: str) -> str | None:
     data = narrowed(letters)
     if _TRIGGER.search(data) is None:
         return None
-    parts, at, told = [], 0, False
+    parts: list[str] = []
+    at, told = 0, False
     for match in _RUN.finditer(data):
         words = _told_apart(match.group().decode("ascii"))
         if words is not None:
