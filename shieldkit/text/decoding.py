@@ -14,7 +14,7 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any, TypeAlias
 
-from shieldkit.text import encodings, joints, literals, mail, spellings
+from shieldkit.text import encodings, joints, literals, mail, pieces, spellings, unspaced
 from shieldkit.text.folding import Characters, Folded
 from shieldkit.text.regions import LINE, MARGIN, Decoded
 from shieldkit.text.sieve import OVERLAP, Sieve, Window, compiled
@@ -31,17 +31,22 @@ LOOK, STEP = 4096, 256
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Decoder:
-    """`read` runs where one of `triggers` matches, on that much more of the text to both sides as `reach` says."""
+    """`read` runs where one of `triggers` matches, on that much more of the text to both sides as `reach` says.
+
+    What would need many states of the automaton of all triggers together is looked for only where they match: `closely`.
+    """
 
     read: Read
     triggers: tuple[str, ...]
     reach: int = 2 * MARGIN
     whole_runs: bool = False
+    closely: tuple[str, ...] = ()
 
 
 ORIGINAL = (
     Decoder(encodings.blobs, encodings.BLOBS, whole_runs=True),
     Decoder(mail.utf7, mail.UTF7, whole_runs=True),
+    Decoder(pieces.encoded, pieces.ENCODED, closely=pieces.ENCODED_CLOSELY),
 )
 FOLDED = (
     Decoder(encodings.escapes, encodings.ESCAPES),
@@ -57,6 +62,8 @@ FOLDED = (
     Decoder(spellings.rot13, spellings.ROT13, LINE + MARGIN),
     Decoder(spellings.backwards, spellings.BACKWARDS, LINE + MARGIN),
     Decoder(spellings.morse, spellings.MORSE),
+    Decoder(pieces.literals, pieces.LITERALS),
+    Decoder(unspaced.unspaced, unspaced.UNSPACED),
 )
 
 
@@ -87,7 +94,7 @@ def decoded(text: str, read: Characters, folded: Folded) -> tuple[Iterator[Decod
     on_original = _decoded(ORIGINAL, text, read.data, windows[: len(ORIGINAL)])
     on_folded = _decoded(FOLDED, folded.text, folded.data, windows[len(ORIGINAL) :])
     of_characters = encodings.selectors(read), joints.invisible(text, read), joints.breaks(text, read)
-    return chain(on_original, *of_characters), on_folded
+    return chain(on_original, *of_characters), chain(on_folded, pieces.chunks(folded))
 
 
 def _decoded(decoders: tuple[Decoder, ...], text: str, data: bytes, found: list[list[Window]]) -> Iterator[Decoded]:
@@ -102,7 +109,7 @@ def _spots(decoder: Decoder, data: bytes, windows: list[Window]) -> Iterator[Win
 
     A search may read to the end of what it is given: without a `STEP` between them, many matches would cost as many readings.
     """
-    trigger = _trigger(decoder.triggers)
+    trigger = _trigger(decoder.closely or decoder.triggers)
     for start, end in windows:
         # Windows begin where a block of the sieve does: what is an edge there is one here.
         for low in range(start, end, LOOK):

@@ -248,14 +248,17 @@ def whole_runs(data: bytes, start: int, end: int, floor: int) -> tuple[int, int]
     return start, end
 
 
-_PAIR, _APART = r"(?:0x)?[0-9a-f]{2}h?", r"[ \t\r\n,:;|/\-]"
-_UNITS = (_PAIR, "(?:0x)?[0-9a-f]{4}", "(?:0x)?[0-9a-f]{8}")
-SPACED_HEX = tuple(rf"\b(?:{unit}{_APART}{{1,3}}){{3}}{unit}\b" for unit in _UNITS)
+_PAIR, _APART = r"(?:0x)?[0-9a-f]{2}h?", "[^0-9a-z]{1,5}"
+_UNITS = (_PAIR, "(?:0x)?[0-9a-f]{4}", "(?:0x)?[0-9a-f]{8}", "(?:0x)?[0-9a-f]{6}")
+SPACED_HEX = tuple(rf"\b(?:{unit}{_APART}){{3}}{unit}(?:\b|_)" for unit in _UNITS)
 _SPACED_HEX = re2.compile(
     r"\b(?:"
-    + "|".join(rf"(?:{unit}{_APART}{{1,3}}){{{least},}}{unit}" for unit, least in zip(_UNITS, (9, 7, 3), strict=True))
-    + rf")(?:{_APART}{{1,3}}(?:[0-9a-f]{{2}}){{1,3}})?\b"
+    + "|".join(rf"(?:{unit}{_APART}){{{least},}}{unit}" for unit, least in zip(_UNITS, (9, 7, 3, 4), strict=True))
+    + rf")(?:{_APART}(?:[0-9a-f]{{2}}){{1,3}})?\b"
 )
+# As dumps of bytes are written; what is apart in other ways must say words.
+_DUMP = re.compile(r"(?:0x)?(?:(?:[0-9a-f]{2}){1,2}|[0-9a-f]{8})h?[ \t\r\n,:;|/\-]{1,3}(?:0x)?[0-9a-f]")
+_ODDLY_APART = re.compile(r"[^0-9a-z \t\r\n,:;|/\-]|[^0-9a-z]{4}")
 _PREFIX_OR_SEPARATOR = re.compile("0x|[^0-9a-f]")
 
 
@@ -264,7 +267,10 @@ def spaced_hex(text: str) -> Iterator[Decoded]:
     for match in _SPACED_HEX.finditer(text):
         run = _PREFIX_OR_SEPARATOR.sub("", match.group())
         decoded = _readable(bytes.fromhex(run))
-        if decoded is not None and (not run.isdigit() or decoded.isalnum() or speaks(decoded.lower())):
+        if decoded is None:
+            continue
+        dump = _DUMP.match(match.group()) is not None and _ODDLY_APART.search(match.group()) is None
+        if (dump and (not run.isdigit() or decoded.isalnum())) or speaks(decoded.lower()):
             yield Decoded("hex", decoded, *match.span())
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import re2
 
-from shieldkit.text import decoding, encodings, joints, literals, mail, spellings
+from shieldkit.text import decoding, encodings, joints, literals, mail, pieces, spellings, unspaced
 from shieldkit.text.canonical import Canonical
 from shieldkit.text.decoding import Read
 from shieldkit.text.folding import characters, encodable, narrowed, unseen
@@ -31,7 +31,7 @@ _SELECTOR = r"[\x{fe00}-\x{fe0f}\x{e0100}-\x{e01ef}]"
 def pending(canonical: Canonical) -> int:
     """The index, in the original, of the first character that is not settled yet. len(original) when all of it is."""
     text, original = canonical.text, encodable(canonical.original)
-    folded = min(max(0, len(text) - CONTEXT_CHARS), *(PENDING[d.read](text) for d in decoding.FOLDED))
+    folded = min(max(0, len(text) - CONTEXT_CHARS), _chunks(text), *(PENDING[d.read](text) for d in decoding.FOLDED))
     return min(
         canonical.span(folded, folded)[0],
         _hidden(original),
@@ -122,6 +122,7 @@ def _earlier(start: Callable[[str], int]) -> Callable[[str], int]:
     return lambda text: max(0, start(text) - MARGIN)
 
 
+_chunks = _tail(pieces.CHUNKS_BEGUN)
 _hidden = _earliest(_tail(f"{_SELECTOR}+"), _chain((re2.compile(f"{_SELECTOR}{{3,}}"), MARGIN)))
 _letters_apart = _tail(r"(?:(?:[a-z0-9]|[^\x00-\x7f])(?:[^a-z0-9]){1,12})*(?:[a-z0-9]|[^\x00-\x7f])?[^a-z0-9]{0,12}")
 _digits_for_letters = _tail(r"[a-z@$][0134578@$!]+")
@@ -148,7 +149,7 @@ PENDING: Mapping[Read, Callable[[str], int]] = {
     mail.quoted: _narrow_chain((mail._QUOTED, 2 * MARGIN)),
     literals.joined: _earliest(_earlier(_tail(literals.BEGUN)), _narrow_chain((literals._SPOT, 2 * MARGIN))),
     encodings.spaced_hex: _tail(
-        rf"\b(?:(?:0x)?(?:[0-9a-f]{{2}}){{1,4}}h?{encodings._APART}{{1,3}})+(?:0x?)?[0-9a-f]{{0,8}}h?"
+        rf"\b(?:(?:0x)?(?:[0-9a-f]{{2}}){{1,4}}h?{encodings._APART})+(?:0x?)?[0-9a-f]{{0,8}}h?"
     ),
     encodings.codes: _earliest(_numbers, _bits),
     spellings.spaced: _earliest(_letters_apart, _narrow_chain((spellings._SPACED, 40), (spellings._SIGNS_APART, 40))),
@@ -159,4 +160,7 @@ PENDING: Mapping[Read, Callable[[str], int]] = {
     spellings.rot13: _chain((spellings._ROT13_LONG, 120), (spellings._ROT13_SHORT, 60), after=LINE),
     spellings.backwards: _chain((spellings._BACKWARDS_LONG, 120), (spellings._BACKWARDS_SHORT, 60), after=LINE),
     spellings.morse: _tail(rf"(?:[{_DOT}\-]{{1,5}}[ /|]{{1,3}})+[{_DOT}\-]{{0,5}}"),
+    pieces.encoded: pieces.encoded_begun,
+    pieces.literals: _tail(pieces.LITERALS_BEGUN),
+    unspaced.unspaced: _tail("[a-z]+"),
 }

@@ -42,7 +42,7 @@ def regions(found: Iterable[tuple[int, int]], *, least: int, gap: int) -> Iterat
         yield first, last
 
 
-def with_margin(text: str, found: Iterable[tuple[int, int]], margin: int = MARGIN) -> Iterator[tuple[int, int]]:
+def with_margin(text: str | bytes, found: Iterable[tuple[int, int]], margin: int = MARGIN) -> Iterator[tuple[int, int]]:
     """Each region with as much of the text on both sides."""
     for start, end in found:
         yield max(0, start - margin), min(len(text), end + margin)

@@ -32,6 +32,7 @@ COMMON = (
 VOCABULARY = frozenset(w for w in COMMON if len(w) >= 3)
 _STRONG = 6
 """From this length on one word says enough; shorter ones are looked for in twos."""
+_SEVERAL, _LONG = 3, 8
 _WORD = re.compile("[a-z]{3,}")  # a run of one class: linear
 _FRAME = re.compile(r"<\||\|>|\[/?inst|<</?sys|<\w+_of_")
 
@@ -46,6 +47,15 @@ def speaks(text: str, *, beside: str = "") -> bool:
     if len(words) >= 2 or any(len(word) >= _STRONG for word in words):
         return True
     return _FRAME.search(text) is not None and (not beside or _FRAME.search(beside) is None)
+
+
+def gains(text: str, beside: str) -> bool:
+    """Whether what was put together out of pieces says several words, or a long one, that the pieces do not say."""
+    before = frozenset(_WORD.findall(beside))
+    words = {word for word in _WORD.findall(text) if word not in before and word in VOCABULARY}
+    if len(words) >= _SEVERAL or any(len(word) >= _LONG for word in words):
+        return True
+    return _FRAME.search(text) is not None and _FRAME.search(beside) is None
 
 
 def strong(word: str) -> bool:
