@@ -61,7 +61,7 @@ TAGS = (
 _BROKEN = compiled(f"[a-z](?:{MARK})+[a-z]|[a-z]{LINK}|{LINK}[a-z]")
 _WORD = re.compile("[a-z]+")
 _CUT = re.compile(r"\A[^<>]*>|<[^<>]*\Z")
-_GLUED = compiled(f"[a-z]{{1,{WORD_CHARS}}}(?:(?:{MARK})+[a-z]+[.,;:!?]?)+")
+_GLUED = compiled(f"[a-z]{{1,{WORD_CHARS}}}(?:(?:{MARK})+[a-z]{{1,{WORD_CHARS}}}[.,;:!?]?)+")
 # Each alternative is bounded, and begins with a sign that stops it: linear also in the standard engine, and faster for many.
 _MARKS = re.compile(rf"(?P<block><{_BLOCK}[^<>]{{0,{MOST}}}>)|{MARK}|\[(?P<said>[^\[\]]{{0,64}}){_ADDRESS}")
 

@@ -55,6 +55,7 @@ pieces = st.sampled_from([
 @settings(max_examples=300)
 @given(st.lists(pieces, max_size=30).map("".join))
 @example(".. --. -. --- .-. . &#105;&#105;")
+@example("all<br>your<br>rules<br>" + "x" * 600)
 def test_the_sweep_finds_what_each_decoder_finds_by_itself(text: str) -> None:
     text *= 1 + 6000 // (len(text) + 1)
     by_itself = {
