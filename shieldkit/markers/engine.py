@@ -222,11 +222,29 @@ def _headers(canonical: Canonical, headed: Sequence[Window], written: Sequence[W
 def _framed(text: str, data: bytes, headed: Sequence[Window], written: Sequence[Window]) -> list[tuple[Window, bool]]:
     """Where headers stand, and whether in a frame: as the text is, and with the line breaks that are written in it."""
     found = {(h.start, h.end): is_framed for h, is_framed in frames.framed(frames.headers(text, data, headed))}
-    if written:
-        read = lines.broken(text)
-        headers = frames.headers(read, narrowed(read), [(0, len(read))])
-        found |= {_trimmed(read, h.start, h.end): True for h, is_framed in frames.framed(headers) if is_framed}
+    for low, high in _around(written, len(text)):
+        read = lines.broken(text[low:high])
+        # What is cut off in the middle of a line begins none.
+        headers = [h for h in frames.headers(read, narrowed(read), [(0, len(read))]) if h.start or not low]
+        for header in (h for h, is_framed in frames.framed(headers) if is_framed):
+            start, end = _trimmed(read, header.start, header.end)
+            found[low + start, low + end] = True
     return [*found.items()]
+
+
+def _around(windows: Sequence[Window], length: int) -> Iterator[Window]:
+    """The windows with as much on both sides as the headers of a frame may be apart; what touches is one."""
+    wide = frames.REACH + frames.TURN_CHARS
+    before: Window | None = None
+    for start, end in windows:
+        low, high = max(0, start - wide), min(length, end + wide)
+        if before is not None and low <= before[1]:
+            low = before[0]
+        elif before is not None:
+            yield before
+        before = low, high
+    if before is not None:
+        yield before
 
 
 def _trimmed(text: str, start: int, end: int) -> Window:
