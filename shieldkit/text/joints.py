@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shieldkit.text.folding import Characters, Indices, narrowed, unseen
 from shieldkit.text.regions import MARGIN, Decoded, regions, spots, with_margin
@@ -203,6 +204,10 @@ def between_letters(places: Indices, data: bytes) -> Indices:
     starts, ends = places[np.r_[0, edges + 1]], places[np.r_[edges, len(places) - 1]] + 1
     inner = (starts > 0) & (ends < len(data))
     starts, ends = starts[inner], ends[inner]
-    letters = (np.frombuffer(data, np.uint8) | np.uint8(32)) - np.uint8(97) < 26
-    both = letters[starts - 1] & letters[ends]
+    octets = np.frombuffer(data, np.uint8)
+    both = _is_letter(octets[starts - 1]) & _is_letter(octets[ends])
     return np.stack([starts[both], ends[both]], axis=1)
+
+
+def _is_letter(octets: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    return np.asarray((octets | np.uint8(32)) - np.uint8(97) < 26, np.bool_)

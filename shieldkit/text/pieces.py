@@ -49,6 +49,7 @@ _MARK_BEGUN = compiled(
     r"(?:(?i:<b?r? ?/?)|0|[\s\x22'`](?:[+/]|//|\+\+)|[\n;][ \t>|]{0,8}[0-9]{0,3}[.):]?"
     r"|[\n;][ \t]{0,8}[a-z]{0,5} ?[$A-Za-z_]?[A-Za-z_0-9]{0,11}[ \t]{0,2}[+.]?=?[ \t]{0,2})\z"
 )
+_BLOCK = 1 << 16
 LEAST_PIECES, WIDEST_GAP, LEAST_HINT, LEAST_QUANTA, LEAST_PAIRS = 3, 16, 3, 5, 10
 _IN_BASE64 = np.isin(
     np.arange(256), np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", np.uint8)
@@ -230,12 +231,19 @@ def chunks(folded: Folded) -> Iterator[Decoded]:
 
 
 def _periodic(data: bytes) -> Iterator[tuple[int, int]]:
-    """Where no letter and no digit stands at `LEAST_CHUNKS` places in a row, each as far from the one before.
+    """Where no letter and no digit stands at `LEAST_CHUNKS` places in a row, each as far from the one before."""
+    long = 8 + LEAST_CHUNKS * (WIDTHS[-1] + 1)
+    found = (
+        (at, at + long) for low in range(0, len(data), _BLOCK) for at in _rows(data[low : low + _BLOCK + long], low)
+    )
+    yield from with_margin(data, regions(found, least=1, gap=2 * MARGIN))
+
+
+def _rows(data: bytes, offset: int) -> Iterator[int]:
+    """Where such rows begin, to eight places.
 
     No pattern of a set tells that. All places are tried at once, as the bits of one number.
     """
-    if len(data) < LEAST_CHUNKS * WIDTHS[0]:
-        return
     read = np.frombuffer(data, np.uint8)
     packed = np.packbits((read - np.uint8(97) > 25) & (read - np.uint8(48) > 9), bitorder="little")
     cuts = int.from_bytes(packed.tobytes(), "little")
@@ -245,12 +253,9 @@ def _periodic(data: bytes) -> Iterator[tuple[int, int]]:
         rows = cuts & (cuts >> step)
         rows &= rows >> 2 * step
         found |= rows & (rows >> 4 * step)
-    if not found:
-        return
-    octets = np.frombuffer(found.to_bytes(len(packed), "little"), np.uint8)
-    places = (8 * np.flatnonzero(octets)).tolist()
-    long = 8 + LEAST_CHUNKS * (WIDTHS[-1] + 1)
-    yield from with_margin(data, regions(((at, at + long) for at in places), least=1, gap=2 * MARGIN))
+    if found:
+        octets = np.frombuffer(found.to_bytes(len(packed), "little"), np.uint8)
+        yield from (offset + 8 * np.flatnonzero(octets)).tolist()
 
 
 def _chunks(text: str) -> Iterator[Decoded]:
