@@ -60,9 +60,15 @@ WORD_GAP = 24
 
 def escapes(text: str) -> Iterator[Decoded]:
     """HTML entities, URL escapes, quoted-printable, and escapes of program code and style sheets."""
-    found = [(*match.span(), _unescaped(match)) for match in _ESCAPE.finditer(text)]
-    telling = [(start, end) for start, end, said in found if _TELLING.search(said)]
-    joints = [*_joints(text, found)]
+    telling: list[Window] = []
+    others: list[tuple[int, int, str]] = []
+    for match in _ESCAPE.finditer(text):
+        said = _unescaped(match)
+        if _TELLING.search(said):
+            telling.append(match.span())
+        else:
+            others.append((*match.span(), said))
+    joints = [*_joints(text, others)]
     if joints:
         telling = sorted({*telling, *joints})
     for start, end in with_margin(text, regions(telling, least=1, gap=2 * MARGIN)):
@@ -101,7 +107,7 @@ def _runs(found: list[tuple[int, int, str]]) -> Iterator[tuple[int, int, str]]:
     """Escapes of what is not seen, those side by side as one."""
     before: tuple[int, int, str] | None = None
     for start, end, said in found:
-        if _TELLING.search(said) or _folded(said).strip():
+        if _folded(said).strip():
             continue
         if before is not None and before[1] == start:
             before = before[0], end, before[2] + said
