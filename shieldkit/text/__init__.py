@@ -7,6 +7,8 @@ Its modules:
     encodings.py  escapes, base64, hex, character codes, hidden bytes
     mail.py       UTF-7, and quoted-printable where few signs are escaped
     literals.py   string literals put together
+    pieces.py     base64 and hex in pieces, chunks of one width
+    unspaced.py   words without blanks
     spellings.py  letters set apart, digits for letters, rot13, backwards, Morse
     joints.py     tags, soft line ends and invisible characters inside words, or in the place of blanks
     words.py      what tells a text that was decoded rightly from noise

@@ -51,7 +51,7 @@ ORIGINAL = (
 FOLDED = (
     Decoder(encodings.escapes, encodings.ESCAPES),
     Decoder(mail.quoted, mail.QUOTED),
-    Decoder(literals.joined, literals.JOINED),
+    Decoder(literals.names, literals.NAMES),
     Decoder(encodings.spaced_hex, encodings.SPACED_HEX),
     Decoder(encodings.codes, encodings.CODES),
     Decoder(spellings.spaced, spellings.SPACED),
@@ -62,7 +62,7 @@ FOLDED = (
     Decoder(spellings.rot13, spellings.ROT13, LINE + MARGIN),
     Decoder(spellings.backwards, spellings.BACKWARDS, LINE + MARGIN),
     Decoder(spellings.morse, spellings.MORSE),
-    Decoder(pieces.literals, pieces.LITERALS),
+    Decoder(literals.words, literals.WORDS),
     Decoder(unspaced.unspaced, unspaced.UNSPACED),
 )
 

@@ -147,7 +147,7 @@ PENDING: Mapping[Read, Callable[[str], int]] = {
     ),
     mail.utf7: _earliest(_earlier(_tail(r"\+[A-Za-z0-9+/]*-?")), _narrow_chain((mail._RUN, 2 * MARGIN))),
     mail.quoted: _narrow_chain((mail._QUOTED, 2 * MARGIN)),
-    literals.joined: _earliest(_earlier(_tail(literals.BEGUN)), _narrow_chain((literals._SPOT, 2 * MARGIN))),
+    literals.names: _earliest(_earlier(_tail(literals.NAMES_BEGUN)), _narrow_chain((literals._SPOT, 2 * MARGIN))),
     encodings.spaced_hex: _tail(
         rf"\b(?:(?:0x)?(?:[0-9a-f]{{2}}){{1,4}}h?{encodings._APART})+(?:0x?)?[0-9a-f]{{0,8}}h?"
     ),
@@ -161,6 +161,6 @@ PENDING: Mapping[Read, Callable[[str], int]] = {
     spellings.backwards: _chain((spellings._BACKWARDS_LONG, 120), (spellings._BACKWARDS_SHORT, 60), after=LINE),
     spellings.morse: _tail(rf"(?:[{_DOT}\-]{{1,5}}[ /|]{{1,3}})+[{_DOT}\-]{{0,5}}"),
     pieces.encoded: pieces.encoded_begun,
-    pieces.literals: _tail(pieces.LITERALS_BEGUN),
+    literals.words: _tail(literals.WORDS_BEGUN),
     unspaced.unspaced: _tail("[a-z]+"),
 }

@@ -1,4 +1,4 @@
-"""Pieces of one text: base64 and hex cut up by anything, string literals side by side, chunks of one width.
+"""Pieces of one text: base64 and hex cut up by anything, chunks of one width.
 
 Each is put together again without what stands between. What comes out counts where it says words that its pieces do not.
 """
@@ -19,8 +19,8 @@ from shieldkit.text.folding import Folded, narrowed
 from shieldkit.text.regions import MARGIN, Decoded, regions, with_margin
 from shieldkit.text.sieve import compiled
 from shieldkit.text.spellings import SPACED
-from shieldkit.text.unspaced import words_of
-from shieldkit.text.words import gains, speaks
+from shieldkit.text.unspaced import put_together
+from shieldkit.text.words import speaks
 
 # -- base64 and hex, cut up --------------------------------------------------------------------------------------------
 
@@ -171,44 +171,6 @@ def encoded_begun(text: str) -> int:
         width *= 4
 
 
-# -- string literals ---------------------------------------------------------------------------------------------------
-
-_SEAM = r"[\s,+.|&;\\]"
-_NAME = r"[;\n]\s{0,8}(?:(?:let|var|const|my|string|str) )?[$a-z_][a-z_0-9]{0,11} {0,2}[+.]?= {0,2}"
-# A literal that begins or ends with a blank beside another, or three that are short.
-LITERALS = (
-    rf"[a-z][\x22']{_SEAM}+[\x22'] [a-z]|[a-z] [\x22']{_SEAM}+[\x22'][a-z]",
-    rf"(?:[\x22'][a-z]{{1,4}}[\x22']{_SEAM}+){{3}}",
-    rf"[a-z] ?[\x22']{_SEAM}*[;\n]\s*[a-z0-9_$ ]+[+.]?= ?[\x22'] ?[a-z]",
-)
-_BETWEEN_LITERALS = rf"(?:{_SEAM}{{1,12}}|{_SEAM}{{0,4}}{_NAME})"
-MOST_IN_LITERAL = 40
-_QUOTED = {quote: f"{quote}[^{quote}\n]{{0,{MOST_IN_LITERAL}}}{quote}" for quote in ("\\x22", "'")}
-_LITERALS = compiled("|".join(f"{literal}(?:{_BETWEEN_LITERALS}{literal}){{3,}}" for literal in _QUOTED.values()))
-_SEAMS = {quote: re.compile(f"{quote}{_BETWEEN_LITERALS}{quote}") for quote in "\"'"}
-LITERALS_BEGUN = "|".join(
-    rf"(?:{literal}{_BETWEEN_LITERALS})*(?:{quote}[^{quote}\n]{{0,{MOST_IN_LITERAL}}}{quote}?)?"
-    rf"(?:{_SEAM}{{0,16}}[a-z$_]{{0,6}} ?[$a-z_]?[a-z_0-9]{{0,11}} {{0,2}}[+.]?=? {{0,2}})"
-    for quote, literal in _QUOTED.items()
-)
-
-
-def literals(text: str) -> Iterator[Decoded]:
-    """String literals side by side, in a list, added up, or each under a name (`"Ign", "ore a", "ll"`), as the one they make."""
-    for match in _LITERALS.finditer(narrowed(text)):
-        start, end = match.span()
-        part = text[start:end]
-        yield from _put_together(_SEAMS[part[0]].sub("", part)[1:-1], part, start, end)
-
-
-def _put_together(said: str, part: str, start: int, end: int) -> Iterator[Decoded]:
-    """Where it says words that its pieces do not."""
-    if gains(said, part):
-        yield Decoded("pieces", said, start, end)
-    elif (words := words_of(said)) is not None and gains(words, part):
-        yield Decoded("pieces", words, start, end)
-
-
 # -- chunks of one width -----------------------------------------------------------------------------------------------
 
 WIDTHS, LEAST_CHUNKS = (2, 3, 4, 5), 8
@@ -265,4 +227,4 @@ def _chunks(text: str) -> Iterator[Decoded]:
             start, end = match.span()
             part = text[start:end]
             said = "".join(part[k : k + width] for k in range(0, len(part), width + 1))
-            yield from _put_together(said, part, start, end)
+            yield from put_together(said, part, start, end)

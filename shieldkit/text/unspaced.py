@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from shieldkit.text.folding import narrowed
 from shieldkit.text.regions import Decoded
 from shieldkit.text.sieve import compiled
-from shieldkit.text.words import VOCABULARY
+from shieldkit.text.words import VOCABULARY, gains
 
 _SHORT = frozenset("to of in is it on or as at be by do go he if me my no so up us we an am".split())
 # A name in a program is made of verbs and nouns (`getUserMessageContent`) and a few more words (`readAllFilesFrom`); a sentence
@@ -87,3 +87,11 @@ def _told_apart(run: str) -> str | None:
     is_joined = len(_JOINING.intersection(known)) >= LEAST_JOINING and not _IN_SENTENCES.isdisjoint(known)
     is_said = is_joined and len(known) >= LEAST_WORDS and covered >= COVERED * size
     return " ".join(words) if is_said else None
+
+
+def put_together(said: str, part: str, start: int, end: int) -> Iterator[Decoded]:
+    """What pieces make, where it says words that they do not; words without blanks are told apart."""
+    if gains(said, part):
+        yield Decoded("pieces", said, start, end)
+    elif (words := words_of(said)) is not None and gains(words, part):
+        yield Decoded("pieces", words, start, end)
