@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from shieldkit.injection import Detector, load
-from shieldkit.injection.detector import LEAST_LIKELY, MOST_LIKELY, PEAKS, SHORT
+from shieldkit.injection.detector import ALWAYS, LEAST_LIKELY, MOST_LIKELY, PEAKS, SHORT
 from shieldkit.injection.reading import Reading
 from shieldkit.injection.windows import WINDOW, around_peaks
 from shieldkit.text import canonicalise
@@ -107,7 +107,7 @@ def encoded(
             continue
         margin = ((read.logits - likely) / (certain - likely)).max(axis=1).astype(np.float32)
         windows = around_peaks(
-            margin, read.begins, part, certain=1.0, likely=LEAST_LIKELY if least is None else least, most=PEAKS
+            margin, read.begins, part, certain=ALWAYS, likely=LEAST_LIKELY if least is None else least, most=PEAKS
         )
         stages = detector._encoded, detector.skimmed, detector.view
         logits, *_ = Reading(part, native, short, 0.0, [0, 1], *stages, MOST_LIKELY, lambda: True).logits(windows)

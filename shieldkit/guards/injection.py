@@ -68,9 +68,7 @@ class InjectionGuard:
         unread: dict[int, tuple[Span, ...]] = {}
         scores: dict[int, float] = {}
         for index, segment in inspection.texts():
-            judged = self._remembered(
-                inspection.digest(index), segment.role, partial(inspection.canonical, index), deadline
-            )
+            judged = self._of(inspection, index, deadline)
             scores[index] = judged.score
             if not judged.complete:
                 unread[index] = ()
@@ -79,6 +77,10 @@ class InjectionGuard:
         split = list(self._split(inspection, scores, deadline))
         top = max([*scores.values(), *(finding.score for finding in split)], default=0.0)
         return Report((*findings, *split), unread, score=top)
+
+    def _of(self, inspection: Inspection, index: int, deadline: float) -> Judgement:
+        role = inspection.conversation.segments[index].role
+        return self._remembered(inspection.digest(index), role, partial(inspection.canonical, index), deadline)
 
     def _remembered(self, key: bytes, role: Role, canonical: Callable[[], Canonical], deadline: float) -> Judgement:
         """A text is folded and judged once, as long as it is remembered."""
@@ -119,14 +121,13 @@ class InjectionGuard:
                 yield from self._whole(inspection, stretch, score, scores)
         turns = _last_turns(inspection)
         if len(turns) > 1:
-            # Earlier turns that were judged when they came in can be the first half of what the last one ends.
-            for i in set(turns).difference(scores):
-                key, canonical = inspection.digest(i), partial(inspection.canonical, i)
-                scores[i] = self._remembered(key, Role.USER, canonical, deadline).score
+            # Earlier turns that were judged when they came in can be the first half of what the last one ends. What they say by
+            # themselves is no score of what is judged now.
+            earlier = {i: self._of(inspection, i, deadline).score for i in turns if i not in scores}
             texts = [segments[i].text[-JOINED_CHARS:] for i in turns]
             glues = (" ", "") if sum(map(len, texts)) < PART_OF_A_WORD * len(texts) else (" ",)
             score = max(self._joined(glue.join(texts)[-JOINED_CHARS:], Role.USER, deadline) for glue in glues)
-            yield from self._whole(inspection, turns, score, scores)
+            yield from self._whole(inspection, turns, score, scores | earlier)
 
     def _whole(
         self, inspection: Inspection, pieces: Sequence[int], score: float, scores: dict[int, float]

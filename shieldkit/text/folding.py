@@ -3,8 +3,7 @@
 The table (`data/folds.npz`, built by `training/build_folds.py`) holds compatibility decomposition (UAX #15), case folding
 and the confusables of UTS #39 that stand for Latin letters and ASCII signs. Format characters, joiners, combining marks,
 variation selectors and control characters fold to nothing, but for those that part words (page breaks, separators); tag
-characters to the ASCII that they hide. Every entry is
-folded to its fixed point, so folding twice is folding once.
+characters to the ASCII that they hide. Every entry is folded to its fixed point, so folding twice is folding once.
 """
 
 from __future__ import annotations

@@ -50,7 +50,12 @@ _MARK_BEGUN = compiled(
     r"|[\n;][ \t]{0,8}[a-z]{0,5} ?[$A-Za-z_]?[A-Za-z_0-9]{0,11}[ \t]{0,2}[+.]?=?[ \t]{0,2})\z"
 )
 _BLOCK = 1 << 16
-LEAST_PIECES, WIDEST_GAP, LEAST_HINT, LEAST_QUANTA, LEAST_PAIRS = 3, 16, 3, 5, 10
+LEAST_PIECES, WIDEST_GAP = 3, 16
+"""How many pieces there are at least, and how many characters stand between two of them at the most."""
+LEAST_HINT, LEAST_QUANTA, LEAST_PAIRS = 3, 5, 10
+"""From how many groups of four characters of base64, and pairs of hex, that can be ASCII text on it is looked at, and read."""
+MOST_BY_CHANCE = 12
+"""Characters beside what is encoded that may fit its alphabet."""
 _IN_BASE64 = np.isin(
     np.arange(256), np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", np.uint8)
 )
@@ -138,7 +143,6 @@ def _read(text: str, disguise: str, places: Places, data: bytes) -> Iterator[Dec
         yield Decoded(disguise, said, start, end)
 
 
-MOST_BY_CHANCE = 12
 _STRANGE = re.compile("[^\\t\\n\\r -~]")
 
 

@@ -82,9 +82,9 @@ def test_a_payload_whose_first_turns_were_judged_before_is_seen_whole(shield: Sh
     assert screening.refusal is not None
     assert screening.refusal.rule == "injection.split"
     # An attack that was judged, and let through, is none of what comes after it.
-    assert shield.screen(
-        [{"role": "user", "content": ATTACK}, {"role": "user", "content": "Thank you!"}], since=1
-    ).allowed
+    screening = shield.screen([{"role": "user", "content": ATTACK}, {"role": "user", "content": "Thank you!"}], since=1)
+    assert screening.allowed
+    assert max(verdict.score for verdict in screening.verdicts) < 0.3
 
 
 @pytest.mark.parametrize("size", [2, 3, 5])
