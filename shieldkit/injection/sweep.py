@@ -28,7 +28,7 @@ NEAR = 2
 REACH = sum(GAPS) + NEAR
 """How many words to each side of a position it sees."""
 _PIECE = 4096
-_PART = 1 << 18  # characters
+_PART = 1 << 16  # characters
 _BLANK = re.compile(r"\s")
 
 

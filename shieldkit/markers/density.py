@@ -36,7 +36,7 @@ _VISIBLE = np.arange(256) > 32
 
 def dense(canonical: Canonical) -> Iterator[Marker]:
     """Passages of whole blocks, at least `LEAST_BLOCKS` of them."""
-    count = len(canonical.data) // BLOCK
+    count = len(canonical.text) // BLOCK
     if count < LEAST_BLOCKS:
         return
     blocks = np.frombuffer(canonical.data, np.uint8, count * BLOCK).reshape(count, BLOCK)

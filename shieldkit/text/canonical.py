@@ -33,17 +33,19 @@ class Child:
 
 @dataclass(frozen=True, slots=True)
 class Canonical:
-    """A text, folded, with its decoded parts. `complete` is False when decoding was cut short by a bound.
-
-    `data` is the folded text as bytes, one for each character (`folding.Characters`).
-    """
+    """A text, folded, with its decoded parts. `complete` is False when decoding was cut short by a bound."""
 
     original: str
     text: str
-    data: bytes = field(repr=False)
+    _narrowed: bytes | None = field(repr=False)  # None for ASCII, which is narrowed when asked for, and not kept
     offsets: Offsets | None = field(default=None, repr=False)
     children: tuple[Child, ...] = ()
     complete: bool = True
+
+    @property
+    def data(self) -> bytes:
+        """The folded text as bytes, one for each character (`folding.Characters`)."""
+        return self.text.encode("ascii") if self._narrowed is None else self._narrowed
 
     def span(self, start: int, end: int) -> tuple[int, int]:
         """The original span of the folded span `[start, end)`, 0 ≤ start ≤ end ≤ len(text).
@@ -154,7 +156,7 @@ def canonicalise(text: str) -> Canonical:
     """Fold and decode a text. Never raises; time and memory are linear in its length."""
     read = characters(text)
     own = folded(read)
-    plain = Canonical(text, own.text, own.data, own.offsets)
+    plain = Canonical(text, own.text, None if own.text.isascii() else own.data, own.offsets)
     budget = _Budget(2 * len(text) + 4096)
     on_original, on_folded = decoding.decoded(text, read, own)
     children = (

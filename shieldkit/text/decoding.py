@@ -1,9 +1,9 @@
 """All decoders, and the one sweep that says which of them has anything to do, and where.
 
 A decoder looks at folded text or, where case or format characters matter, at the original. Each comes with patterns for
-what must be there for it to find anything; a pass of an RE2 set over the text (`sieve.py`), or two where folding changes more
-than case, leads to the blocks that have it, a closer look to the places, and only there it is run. Text that has none of it pays
-for the pass alone.
+what must be there for it to find anything; two passes of an RE2 set over the text (`sieve.py`), or three where folding
+changes more than case, lead to the blocks that have it, a closer look to the places, and only there it is run. Text that has
+none of it pays for the passes alone.
 """
 
 from __future__ import annotations
@@ -48,23 +48,27 @@ ORIGINAL = (
     Decoder(mail.utf7, mail.UTF7, whole_runs=True),
     Decoder(pieces.encoded, pieces.ENCODED, closely=pieces.ENCODED_CLOSELY),
 )
-FOLDED = (
+BY_SIGNS = (
     Decoder(encodings.escapes, encodings.ESCAPES),
     Decoder(mail.quoted, mail.QUOTED),
     Decoder(literals.names, literals.NAMES),
     Decoder(encodings.spaced_hex, encodings.SPACED_HEX),
     Decoder(encodings.codes, encodings.CODES),
     Decoder(spellings.spaced, spellings.SPACED),
-    Decoder(spellings.marked, spellings.MARKED),
     Decoder(joints.tags, joints.TAGS),
     Decoder(joints.soft_ends, joints.SOFT),
     Decoder(spellings.leet, spellings.LEET, 2 * (LINE + MARGIN)),
-    Decoder(spellings.rot13, spellings.ROT13, LINE + MARGIN),
-    Decoder(spellings.backwards, spellings.BACKWARDS, LINE + MARGIN),
     Decoder(spellings.morse, spellings.MORSE),
     Decoder(literals.words, literals.WORDS),
+)
+# One automaton of these and the others would have four times the states of both: too many for a processor's cache.
+BY_WORDS = (
+    Decoder(spellings.marked, spellings.MARKED),
+    Decoder(spellings.rot13, spellings.ROT13, LINE + MARGIN),
+    Decoder(spellings.backwards, spellings.BACKWARDS, LINE + MARGIN),
     Decoder(unspaced.unspaced, unspaced.UNSPACED),
 )
+FOLDED = (*BY_SIGNS, *BY_WORDS)
 
 
 @lru_cache(maxsize=16)
@@ -72,25 +76,26 @@ def _trigger(triggers: tuple[str, ...]) -> Any:
     return compiled("|".join(f"(?:{trigger})" for trigger in triggers))
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=3)
 def _sieve(decoders: tuple[Decoder, ...]) -> Sieve:
     return Sieve([decoder.triggers for decoder in decoders])
 
 
 @lru_cache(maxsize=1)
 def _sieve_of_both() -> Sieve:
-    """All triggers, on text that folds to lower case alone."""
+    """The triggers of `ORIGINAL` and `BY_SIGNS`, on text that folds to lower case alone."""
     on_original = [decoder.triggers for decoder in ORIGINAL]
-    on_folded = [tuple(f"(?i:{trigger})" for trigger in decoder.triggers) for decoder in FOLDED]
+    on_folded = [tuple(f"(?i:{trigger})" for trigger in decoder.triggers) for decoder in BY_SIGNS]
     return Sieve([*on_original, *on_folded])
 
 
 def decoded(text: str, read: Characters, folded: Folded) -> tuple[Iterator[Decoded], Iterator[Decoded]]:
     """All that is decoded from a text: where it stands in the original, and where in folded text."""
     if len(read.odd):
-        windows = _sieve(ORIGINAL).windows(read.data) + _sieve(FOLDED).windows(folded.data)
+        windows = _sieve(ORIGINAL).windows(read.data) + _sieve(BY_SIGNS).windows(folded.data)
     else:
         windows = _sieve_of_both().windows(read.data)
+    windows += _sieve(BY_WORDS).windows(folded.data)
     on_original = _decoded(ORIGINAL, text, read.data, windows[: len(ORIGINAL)])
     on_folded = _decoded(FOLDED, folded.text, folded.data, windows[len(ORIGINAL) :])
     of_characters = encodings.selectors(read), joints.invisible(text, read), joints.breaks(text, read)

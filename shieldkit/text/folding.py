@@ -193,6 +193,9 @@ def folded(read: Characters) -> Folded:
         part, data = _folded(block, read.odd[first:last] - low, read.points[first:last], sizes[first:last])
         text += part  # grows where it is; a join of all parts would need twice the memory
         datas.append(data)
+    if text.isascii():
+        datas.clear()  # first: no third copy
+        return Folded(text, text.encode("ascii"), offsets)
     return Folded(text, b"".join(datas), offsets)
 
 

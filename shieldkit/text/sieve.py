@@ -12,7 +12,7 @@ from typing import Any
 
 import re2
 
-BLOCK, OVERLAP = 8192, 128
+BLOCK, OVERLAP = 2048, 128
 MAX_MEM = 64 << 20  # bytes; reached on hostile text alone
 
 Window = tuple[int, int]
