@@ -32,6 +32,7 @@ from shieldkit.guards.base import Guard, check_plain
 from shieldkit.outcome import Action, Reply, Screening, Stage, StreamEvent, stage_of
 from shieldkit.policy import Policy
 from shieldkit.policy.model import BUILT_IN, ContextSettings, GuardSettings
+from shieldkit.policy.reading import read_from
 from shieldkit.schema import SchemaGate, compile_schema
 from shieldkit.telemetry import Telemetry
 from shieldkit.tools import Approver
@@ -78,6 +79,7 @@ class Shield:
         meter_provider: Any = None,
     ) -> None:
         self.policy, guards = policy_of(policy), guards_of(guards)
+        source = str(policy) if isinstance(policy, (str, Path)) else None
         self.backend = backend
         if backend is not None:
             check_backend(backend)
@@ -91,6 +93,7 @@ class Shield:
             ledger = self._own_ledger = MemoryLedger(max_accounts=self.policy.budget.max_accounts)
         with ExitStack() as undo:
             undo.callback(self.close)
+            undo.enter_context(read_from(source))
             if backend is not None:
                 open_backend(backend, self.policy)
             for tenant in (None, *self.policy.tenants):
@@ -134,8 +137,8 @@ class Shield:
         At `stage="output"` the whole text is judged as an answer. No budget is used, and no approver asked.
         `since`: the first so many messages are context (judged before, or what an answer answers); only those after
         them are judged, and there must be some. `only`: the names of the guards to run, of those in the chain; all by
-        default. `schema`: what an answer must conform to; raises `ConfigurationError` where no schema gate would hold it
-        against that.
+        default. `schema`: what an answer must conform to. Raises `ConfigurationError` where no guard judges at the stage, or no
+        schema gate would hold an answer against the schema.
         """
         return drive(self._screening(messages, stage, tenant, schema, since, only), self._lanes)
 
@@ -264,6 +267,9 @@ class Shield:
         if only is not None and here.isdisjoint(only):
             mend = f"At this stage are: {', '.join(sorted(here)) or 'none'}"
             raise ConfigurationError("only", f"none of these guards judges at the stage '{stage}'", mend=mend)
+        if not here:
+            mend = "Add one to the policy, such as `markers: {}`, or screen at the other stage"
+            raise ConfigurationError("stage", f"no guard of this policy judges at the stage '{stage}'", mend=mend)
         _check_gate(schema, chain.policy)
         if schema is not None and "schema" not in (here if only is None else here.intersection(only)):
             mend = "Screen with stage='output', and with 'schema' among `only` where that is given"
@@ -289,8 +295,9 @@ class Shield:
         sections = dict(policy.sections())
         names = [g.name for g in own]
         if len(set(names)) != len(names) or not BUILT_IN.isdisjoint(names):
+            twice = next(name for name in names if name in BUILT_IN or names.count(name) > 1)
             mend = "Give each guard of your own a name that is not a built-in one's"
-            raise PolicyError("Shield(guards=…)", "two guards have the same name", mend=mend)
+            raise PolicyError("Shield(guards=…)", f"two guards have the same name, '{twice:.60}'", mend=mend)
         links = []
         for name, build in BUILDERS.items():
             if name in sections:
@@ -307,7 +314,7 @@ class Shield:
                 "guards", "the chain is empty: nothing would be guarded", mend="Add at least `markers: {}`"
             )
         for link in ordered:
-            _check_link(link)
+            _check_link(link, policy.place(link.guard.name))
         return ordered
 
 
@@ -323,7 +330,7 @@ def _check_gate(schema: Any, policy: Policy) -> None:
         raise ConfigurationError("schema", "this policy has no schema gate to hold the answer against", mend=mend)
 
 
-def _check_link(link: Link) -> None:
+def _check_link(link: Link, place: str) -> None:
     """Refuse what cannot work: a guard that never runs or answers, a redaction without places, a rule that it does not have."""
     name, settings = link.guard.name, link.settings
     if not link.guard.stages or not frozenset(Stage).issuperset(link.guard.stages):
@@ -335,13 +342,13 @@ def _check_link(link: Link) -> None:
     actions = {settings.action, *(r.action for r in settings.rules.values())}
     if Action.REDACT in actions and not getattr(link.guard, "locates", False):
         problem = "'redact' cannot work: this guard does not say exactly where a finding stands"
-        raise PolicyError(f"guards.{name}.action", problem, mend="Use block, flag or allow")
+        raise PolicyError(f"{place}.action", problem, mend="Use block, flag or allow")
     known = getattr(link.guard, "rules", None)
     for rule in settings.rules:
         if known is not None and rule not in known:
             near = difflib.get_close_matches(rule, known, n=1)
             mend = f"Did you mean '{near[0]}'?" if near else f"Its rules: {', '.join(sorted(known))}"
-            raise PolicyError(f"guards.{name}.rules.{rule}", "the guard has no such rule", mend=mend)
+            raise PolicyError(f"{place}.rules.{rule}", "the guard has no such rule", mend=mend)
 
 
 def _capped(policy: Policy, backend: Backend) -> ContextSettings:

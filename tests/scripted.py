@@ -1,4 +1,4 @@
-"""A backend that says what a test tells it to, for answers and faults that no real model gives on demand."""
+"""Backends, policies and a guard for tests: they say what a test tells them to, and fail as no real model does on demand."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 from shieldkit.backends.base import Completion, CompletionRequest
 from shieldkit.budget import MemoryLedger
 from shieldkit.conversation import Conversation
+from shieldkit.guards.base import FunctionGuard, Inspection, guard
+from shieldkit.policy import Policy
 
 Answer = str | Mapping[str, Any] | Exception | Callable[[CompletionRequest], Any]
 
@@ -115,3 +117,20 @@ def hang(request: CompletionRequest) -> str:
         time.sleep(0.005)
     time.sleep(0.3)
     return "too late"
+
+
+def policy(body: str = "guards: {markers: {}, leak: {}, schema: {}}", **parts: str) -> Policy:
+    return Policy.from_yaml("\n".join(["name: test", body, *(f"{key}: {value}" for key, value in parts.items())]))
+
+
+def word_guard(name: str = "words", stages: tuple[str, ...] = ("input", "output")) -> FunctionGuard:
+    """Reports the word `forbidden` wherever it stands."""
+
+    @guard(name, stages=stages, locates=True)
+    def words(inspection: Inspection) -> Any:
+        for index, segment in inspection.texts():
+            at = segment.text.find("forbidden")
+            if at >= 0:
+                yield inspection.finding("forbidden", 1.0, index, at, at + 9, "a forbidden word")
+
+    return words

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shieldkit import CallOptions, Conversation, InvalidConversation, Policy, Shield, Trust
+from shieldkit import CallOptions, Conversation, InvalidConversation, Policy, Principal, Shield, Trust
 from shieldkit.backends import CompletionRequest, LlamaCpp
 from shieldkit.backends.rendering import ChatTemplate
 from shieldkit.errors import BackendError
@@ -40,10 +40,12 @@ def test_the_answer_is_never_allowed_more_than_the_policy_says(asked: int | None
 
 
 def test_only_what_may_be_answered_is_reserved() -> None:
-    limits = "[{scope: request, output_tokens: 10}]"
+    limits = "[{scope: user, window: 1h, output_tokens: 66}]"  # the first answer takes four of them
     with Shield(policy(limits=limits), Scripted()) as shield:
-        assert shield.invoke("hi").refused
-        assert not shield.invoke("hi", options=CallOptions(max_output_tokens=10)).refused
+        assert not shield.invoke("hi", principal=Principal(user="u")).refused
+        assert shield.invoke("hi", principal=Principal(user="u")).refused
+        shorter = CallOptions(max_output_tokens=10)
+        assert not shield.invoke("hi", principal=Principal(user="u"), options=shorter).refused
 
 
 async def test_options_reach_the_backend_on_every_way_in() -> None:

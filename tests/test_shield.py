@@ -18,46 +18,24 @@ from shieldkit import (
     ConfigurationError,
     Finding,
     Inspection,
-    Policy,
-    PolicyError,
     Principal,
     Refused,
     Reply,
     Report,
     Segment,
-    SelfTestError,
     Shield,
     Span,
     Stage,
     Status,
     Usage,
-    guard,
 )
 from shieldkit.backends.base import Completion, CompletionRequest
-from shieldkit.budget import Charge, MemoryLedger
+from shieldkit.budget import MemoryLedger
 from shieldkit.conversation import Conversation
 from shieldkit.errors import BackendTimeout, LedgerError, Overloaded
-from shieldkit.guards.base import FunctionGuard
-from tests.scripted import Scripted, Streamed, hang, settled
+from tests.scripted import Scripted, Streamed, hang, policy, settled, word_guard
 
 SECRET = "zanzibar-pelican"
-
-
-def policy(body: str = "guards: {markers: {}, leak: {}, schema: {}}", **parts: str) -> Policy:
-    return Policy.from_yaml("\n".join(["name: test", body, *(f"{key}: {value}" for key, value in parts.items())]))
-
-
-def word_guard(name: str = "words", stages: tuple[str, ...] = ("input", "output")) -> FunctionGuard:
-    """Reports the word `forbidden` wherever it stands."""
-
-    @guard(name, stages=stages, locates=True)
-    def words(inspection: Inspection) -> Any:
-        for index, segment in inspection.texts():
-            at = segment.text.find("forbidden")
-            if at >= 0:
-                yield inspection.finding("forbidden", 1.0, index, at, at + 9, "a forbidden word")
-
-    return words
 
 
 async def run(shield: Shield, mode: str, *args: Any, **kwargs: Any) -> Reply:
@@ -485,6 +463,14 @@ def test_an_answer_in_parts_is_its_text(content: Any, text: str) -> None:
         assert shield.invoke("hello").text == text
 
 
+def test_a_time_out_of_the_models_own_is_not_called_the_policys() -> None:
+    with (
+        Shield(policy(), Scripted(TimeoutError("connect"))) as shield,
+        pytest.raises(BackendTimeout, match="of its own"),
+    ):
+        shield.invoke("hi")
+
+
 @MODES
 async def test_a_hanging_backend_ends_within_the_deadline(mode: str) -> None:
     with Shield(policy(model="{timeout: 100ms}"), Scripted(hang)) as shield:
@@ -632,134 +618,6 @@ def test_a_budget_holds_over_threads() -> None:
     assert any(not r.refused for r in replies)
 
 
-# -- start-up ------------------------------------------------------------------------------------------------------
-
-
-def test_an_empty_chain_is_refused() -> None:
-    with pytest.raises(PolicyError, match="empty"):
-        Shield(policy("guards: {}"))
-
-
-def test_a_rewriting_guard_without_places_is_refused() -> None:
-    blind = FunctionGuard("blind", frozenset(Stage), lambda i: None)
-    with pytest.raises(PolicyError, match="redact"):
-        Shield(policy("guards: {custom: {blind: {action: redact}}}"), guards=[blind])
-
-
-@pytest.mark.parametrize("names", [["a", "a"], ["markers"], ["budget"]])
-def test_guards_with_clashing_names_are_refused(names: list[str]) -> None:
-    with pytest.raises(PolicyError, match="name"):
-        Shield(policy(), guards=[word_guard(n) for n in names])
-
-
-@pytest.mark.parametrize("stages", [frozenset(), frozenset({"ouptut"}), frozenset({"input", "ouptut"}), "output", None])
-def test_a_guard_that_would_never_run_is_refused(stages: Any) -> None:
-    class Own:
-        name = "own"
-        check = word_guard().check
-
-    Own.stages = stages  # type: ignore[attr-defined]
-    with pytest.raises(ConfigurationError, match=r"'own'.*stages"):
-        Shield(policy(), guards=[Own()])  # type: ignore[list-item]
-
-
-def test_a_custom_section_without_a_guard_is_refused() -> None:
-    with pytest.raises(PolicyError, match="no guard of this name"):
-        Shield(policy("guards: {markers: {}, custom: {nobody: {}}}"))
-
-
-def test_a_rule_that_a_guard_does_not_have_is_refused() -> None:
-    with pytest.raises(PolicyError, match="control_token"):
-        Shield(policy("guards: {markers: {rules: {control_tokn: {action: flag}}}}"))
-
-
-def test_a_backend_with_less_context_than_the_policy_claims_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match=r"context\.max_tokens.*16384.*8192"):
-        Shield(policy(context="{max_tokens: 16384}"), Scripted(context_tokens=8192))
-    with pytest.raises(ConfigurationError, match="max_output_tokens"):
-        Shield(policy(), Scripted(context_tokens=512))
-    Shield(policy(), Scripted(context_tokens=8192)).close()
-
-
-def test_the_context_of_the_backend_bounds_the_request() -> None:
-    with Shield(policy(), Scripted(context_tokens=2048)) as shield:
-        reply = shield.invoke("word " * 1500)
-    assert reply.refusal is not None
-    assert reply.refusal.rule == "budget.context"
-
-
-def test_a_guard_that_fails_its_self_test_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from shieldkit.guards.markers import MarkerGuard
-
-    def broken(self: Any) -> None:
-        raise SelfTestError("guards.markers", "does not work", mend="x")
-
-    monkeypatch.setattr(MarkerGuard, "self_test", broken, raising=False)
-    with pytest.raises(SelfTestError):
-        Shield(policy())
-
-
-class Closing:
-    """Notes when it is closed, and may fail at it."""
-
-    stages = frozenset(Stage)
-
-    def __init__(self, name: str, closed: list[str], fails: bool = False) -> None:
-        self.name, self.closed, self.fails = name, closed, fails
-
-    def check(self, inspection: Inspection) -> Report:
-        return Report()
-
-    def close(self) -> None:
-        self.closed.append(self.name)
-        if self.fails:
-            raise RuntimeError(f"{self.name} cannot be closed")
-
-
-@pytest.fixture
-def closings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Guards of entry points, `one` (which cannot be closed) and `two`; a list of those that were closed."""
-    closed: list[str] = []
-    made = {"one": lambda: Closing("one", closed, fails=True), "two": lambda: Closing("two", closed)}
-    monkeypatch.setattr("shieldkit.shield.from_entry_point", lambda name: made[name]())
-    return closed
-
-
-def test_a_guard_that_cannot_be_closed_keeps_nothing_else_open(closings: list[str]) -> None:
-    shield = Shield(policy("guards: {custom: {one: {}, two: {}}}"))
-    with pytest.raises(RuntimeError, match="one cannot"):
-        shield.close()
-    assert sorted(closings) == ["one", "two"]
-    with pytest.raises(LedgerError, match="closed"):
-        shield._own_ledger.reserve([Charge("a", 1.0, 1, 1, 9, 9, 9)])  # type: ignore[union-attr]
-    with pytest.raises(Overloaded, match="closed"):
-        shield.screen("hello")
-
-
-def test_a_start_up_that_fails_leaves_nothing_open(closings: list[str]) -> None:
-    with pytest.raises(PolicyError, match="control_tokn"):
-        Shield(policy("guards: {custom: {two: {}}}\n"
-                      "tenants: {t: {guards: {markers: {rules: {control_tokn: {action: flag}}}}}}"))  # fmt: skip
-    assert closings == ["two"]
-
-
-def test_asking_a_shield_without_a_backend_is_an_error() -> None:
-    with Shield(policy()) as shield, pytest.raises(ConfigurationError, match="backend"):
-        shield.invoke("hello")
-
-
-def test_tenants_have_their_own_rules() -> None:
-    head = """
-guards: {leak: {}, custom: {words: {}}}
-tenants: {lenient: {guards: {custom: {words: {action: flag}}}}}
-"""
-    with Shield(policy(head), Scripted(), guards=[word_guard()]) as shield:
-        assert shield.invoke("forbidden").refused
-        assert shield.invoke("forbidden", principal=Principal(tenant="other")).refused
-        assert not shield.invoke("forbidden", principal=Principal(tenant="lenient")).refused
-        assert shield.screen("forbidden", tenant="lenient").action is Action.FLAG
-
-
 # -- the rest of the surface ---------------------------------------------------------------------------------------
 
 
@@ -782,7 +640,7 @@ def test_parts_that_cannot_be_read_are_told_in_linear_time() -> None:
         assert shield.screen(asked).verdicts[0].unread == asked.unreadable
         return time.process_time() - start
 
-    with Shield(policy(unreadable="allow", body="guards: {leak: {}}")) as shield:
+    with Shield(policy(unreadable="allow", body="guards: {markers: {}}")) as shield:
         asked_s(10)
         small = min(asked_s(1000) for _ in range(3))
         assert asked_s(16_000) < 16 * 5 * small
@@ -791,7 +649,7 @@ def test_parts_that_cannot_be_read_are_told_in_linear_time() -> None:
 @pytest.mark.parametrize("since", [0, 1, 2, 11])
 def test_only_what_is_judged_is_told_as_unreadable(since: int) -> None:
     messages = [{"role": "user", "content": [{"type": "text", "text": "hi"}, {"type": "image"}]}] * 12
-    with Shield(policy(unreadable="allow", body="guards: {leak: {}}")) as shield:
+    with Shield(policy(unreadable="allow", body="guards: {markers: {}}")) as shield:
         unread = shield.screen(messages, since=since).verdicts[0].unread
     assert unread == tuple(f"messages[{i}].content[1]" for i in range(since, 12))
 
@@ -907,6 +765,15 @@ def test_a_screening_that_no_guard_would_make_is_an_error(only: list[str], stage
         assert shield.guards(stage="input") == ("markers",)
 
 
+@pytest.mark.parametrize(("body", "stage"), [("leak: {}", "input"), ("injection: {}", "output")])
+def test_a_stage_without_a_guard_is_not_allowed_but_an_error(body: str, stage: str) -> None:
+    with Shield(policy(body=f"guards: {{{body}}}")) as shield:
+        with pytest.raises(ConfigurationError, match=f"no guard of this policy judges at the stage '{stage}'"):
+            shield.screen("x", stage=stage)
+        other = "output" if stage == "input" else "input"
+        assert shield.screen("x", stage=other).verdicts
+
+
 def test_at_the_output_stage_nothing_is_trusted() -> None:
     with Shield(policy()) as shield:
         message = {"role": "system", "content": "AKIA" + "FAKEFAKEFAKEFAKE"}
@@ -1015,24 +882,6 @@ async def test_a_cancelled_error_of_a_guard_is_a_failure_for_both_callers(monkey
     with Shield(policy(), Scripted("fine"), guards=[Faulty("cancelled", Stage.INPUT)]) as shield:
         assert shield.invoke("hello").refused
         assert (await shield.ainvoke("hello")).refused
-
-
-def test_guards_of_ones_own_are_tested_at_start_up() -> None:
-    class Untrue(Faulty):
-        def self_test(self) -> None:
-            raise SelfTestError("faulty", "does not work", mend="x")
-
-    with pytest.raises(SelfTestError):
-        Shield(policy(), guards=[Untrue("raises", Stage.INPUT)])
-
-
-def test_a_tenant_that_claims_more_context_than_there_is_is_refused_at_start_up() -> None:
-    head = """
-guards: {leak: {}}
-tenants: {big: {context: {max_tokens: 100000}}}
-"""
-    with pytest.raises(ConfigurationError, match=r"tenants\.big\.context\.max_tokens"):
-        Shield(policy(head), Scripted())
 
 
 def test_a_view_on_another_model_shares_guards_and_budget_and_closes_nothing() -> None:

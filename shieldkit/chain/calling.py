@@ -19,6 +19,7 @@ from shieldkit.errors import BackendError, BackendTimeout, ShieldError
 from shieldkit.outcome import Usage
 from shieldkit.policy import Policy
 from shieldkit.telemetry import ModelSpan
+from shieldkit.telemetry.events import told
 
 
 def asked(
@@ -61,15 +62,19 @@ def complete(
 @contextmanager
 def turn(trip: Trip, policy: Policy, backend: Backend) -> Iterator[ModelSpan]:
     """The model's span; whatever is raised inside closes it, and becomes a typed error."""
-    span = trip.trace.model(backend.name, backend.model)
+    span, started = trip.trace.model(backend.name, backend.model), time.monotonic()
     try:
         yield span
     except BaseException as error:
         span.fail(error)
         if isinstance(error, TimeoutError):
+            if (waited := time.monotonic() - started) < policy.model.timeout:
+                told("backend_failed", error, backend=backend.name)
+                raise BackendTimeout(f"{backend.name} gave up after {waited:.1f} s, by a time-out of its own") from None
             raise BackendTimeout(f"no answer within {policy.model.timeout:g} s (policy: model.timeout)") from None
         if isinstance(error, ShieldError) or not isinstance(error, Exception):
             raise
+        told("backend_failed", error, backend=backend.name)
         raise BackendError(f"{backend.name} failed ({type(error).__name__})") from None
 
 

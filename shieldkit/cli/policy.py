@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shieldkit.cli.exits import EPILOG, Exit
@@ -108,11 +107,12 @@ def _checked(source: str, *, load: bool) -> dict[str, Any]:
     from shieldkit.errors import ConfigurationError
     from shieldkit.policy import Policy
     from shieldkit.policy.problems import PolicyProblems, Problem, placed
+    from shieldkit.policy.reading import lines_of
 
     try:
         policy = Policy.load(source)
         if problems := list(misnamed(policy)):
-            raise PolicyProblems(source, [placed(problem, _lines(source)) for problem in problems])
+            raise PolicyProblems(source, [placed(problem, lines_of(source)) for problem in problems])
         if load:
             from shieldkit.shield import Shield
 
@@ -120,7 +120,7 @@ def _checked(source: str, *, load: bool) -> dict[str, Any]:
     except PolicyProblems as error:
         return _wrong(source, error)
     except ConfigurationError as error:
-        problem = placed(Problem(error.field, error.problem, error.mend), _lines(source))
+        problem = placed(Problem(error.field, error.problem, error.mend), lines_of(source))
         return _wrong(source, PolicyProblems(source, [problem]))
     return {"policy": source, "ok": True, "name": policy.name, "version": policy.version, "mode": policy.mode,
             "guards": list(chain(policy))}  # fmt: skip
@@ -132,25 +132,17 @@ def _wrong(source: str, error: PolicyProblems) -> dict[str, Any]:
     return {"policy": source, "ok": False, "field": rows[0]["path"], **rows[0], "error": str(error), "problems": rows}
 
 
-def _lines(source: str) -> Mapping[str, int]:
-    """The lines of a file's fields; of a built-in policy, that is not to be mended, none."""
-    from shieldkit.policy import reading
-
-    if source.startswith("builtin:"):
-        return {}
-    return reading.parse(reading.read_file(Path(source)), source).lines
-
-
 def run_rules(args: argparse.Namespace) -> Exit:
     """Print what each rule means, and what the policy makes of it."""
     from shieldkit.cli.console import console, print_json, table
     from shieldkit.cli.tables import misnamed
     from shieldkit.policy import Policy
     from shieldkit.policy.problems import PolicyProblems, placed
+    from shieldkit.policy.reading import lines_of
 
     policy = Policy.load(args.source)
     if problems := list(misnamed(policy)):
-        raise PolicyProblems(args.source, [placed(problem, _lines(args.source)) for problem in problems])
+        raise PolicyProblems(args.source, [placed(problem, lines_of(args.source)) for problem in problems])
     check_tenant(policy, args.tenant)
     policy = policy.for_tenant(args.tenant)
     rows = list(_rules(policy))

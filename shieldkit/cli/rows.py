@@ -35,7 +35,7 @@ def parse(line: bytes | None, default_role: Role) -> Row:
     """Read one line. Raises `BadRow`."""
     row = record(line)
     identifier = row.get("id")
-    if isinstance(identifier, dict | list):
+    if isinstance(identifier, dict | list | bool):
         raise BadRow("id is not a string or a number")
     text = row.get("text")
     if not isinstance(text, str):

@@ -13,6 +13,8 @@ from shieldkit.evaluation.cases import Outcome
 from shieldkit.evaluation.statistics import Rate, percentiles, recall_at, roc_auc
 
 METRICS = ("caught", "false_alarms", "held", "failed", "auc", "recall_at_1_percent", "p50_ms", "p99_ms")
+_WORSE_BELOW = frozenset({"caught", "held", "auc", "recall_at_1_percent"})
+_IN_MS = frozenset({"p50_ms", "p99_ms"})
 _GATE = re.compile(r"([a-z0-9_]+)(?:@([a-z]+):([^=]*))?=([0-9.]+)")
 
 
@@ -158,10 +160,21 @@ class Gate:
         if match is None or match[1] not in METRICS:
             mend = f"Write METRIC=NUMBER or METRIC@FACET:VALUE=NUMBER; the metrics: {', '.join(METRICS)}"
             raise ConfigurationError(option, "a gate cannot be read", mend=mend)
+        metric = match[1]
+        if under is not (metric in _WORSE_BELOW):
+            other = "fail_over" if under else "fail_under"
+            raise ConfigurationError(option, f"{metric} is the better the {'lower' if under else 'higher'} it is",
+                                     mend=f"Give it as {other}")  # fmt: skip
         try:
-            return cls(match[1], float(match[4]), under, match[2], match[3] or "")
+            bar = float(match[4])
         except ValueError:
-            raise ConfigurationError(option, "the bar is not a number", mend="Write for example caught=0.9") from None
+            raise ConfigurationError(
+                option, f"the bar of {metric} is not a number", mend=f"Write for example {metric}=0.9"
+            ) from None
+        if metric not in _IN_MS and bar > 1:
+            mend = f"Write {metric}={bar / 100:g} for {bar:g} %" if bar <= 100 else "Write a share of 1, such as 0.9"
+            raise ConfigurationError(option, f"{metric} is a share, and never over 1", mend=mend)
+        return cls(metric, bar, under, match[2], match[3] or "")
 
     def failure(self, report: Report) -> str:
         """What is wrong; empty when the bar is kept. What was not measured has not kept it."""

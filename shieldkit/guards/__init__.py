@@ -13,7 +13,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from shieldkit.backends.base import Backend, PromptBackend
-from shieldkit.errors import PolicyError
+from shieldkit.errors import PolicyError, ShieldError
 from shieldkit.guards.base import Guard, Inspection, Report, guard
 
 __all__ = ["BUILDERS", "Guard", "Inspection", "Report", "Resources", "from_entry_point", "guard"]
@@ -99,10 +99,18 @@ BUILDERS: Mapping[str, Callable[[Any, Resources], Guard]] = {
 def from_entry_point(name: str) -> Guard:
     """The guard that an installed package registers under `name`. Raises `PolicyError`."""
     for point in entry_points(group=GROUP, name=name):
-        found = point.load()
-        made = found() if isinstance(found, type) else found
+        try:
+            found = point.load()
+            made = found() if isinstance(found, type) else found
+        except ShieldError:
+            raise
+        except Exception as error:
+            problem = f"its entry point '{point.value}' cannot be loaded ({type(error).__name__})"
+            mend = "Mend the package that registers it, or remove the section"
+            raise PolicyError(f"guards.custom.{name}", problem, mend=mend) from error
         if isinstance(made, Guard):
             return made
-        raise PolicyError(f"guards.custom.{name}", "its entry point is not a guard", mend="See 'Writing a guard'")
+        mend = "It must be a guard, or a class that makes one without arguments; see 'Writing a guard'"
+        raise PolicyError(f"guards.custom.{name}", f"its entry point '{point.value}' is not a guard", mend=mend)
     mend = f"Pass it as Shield(guards=[…]), or install the package that registers it under '{GROUP}'"
     raise PolicyError(f"guards.custom.{name}", "no guard of this name is known", mend=mend)

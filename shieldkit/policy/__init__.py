@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from shieldkit.errors import PolicyError
 from shieldkit.outcome import Action
 from shieldkit.policy import reading
 from shieldkit.policy.model import GuardSettings, PolicyModel
@@ -32,6 +33,9 @@ class Policy(PolicyModel):
 
         Raises `PolicyError`, which names the field, the value, the line and the mend of all that is wrong.
         """
+        if not isinstance(source, str | Path):
+            mend = "Give the path of a YAML file, or 'builtin:default'; Policy.from_dict(…) takes a dict"
+            raise PolicyError("policy", f"a {type(source).__name__} is not where a policy is", mend=mend)
         name = str(source)
         if name.startswith("builtin:"):
             return _builtin(name.removeprefix("builtin:"))
@@ -40,6 +44,11 @@ class Policy(PolicyModel):
     @classmethod
     def from_yaml(cls, text: str, *, source: str = "policy") -> Policy:
         """Read YAML text. Raises `PolicyError`."""
+        if not isinstance(text, str):
+            mend = "Give the text; Policy.load(…) reads a file, Policy.from_dict(…) takes a dict"
+            raise PolicyError(source, f"a {type(text).__name__} is not YAML text", mend=mend)
+        if "\n" not in text and (text.startswith("builtin:") or text.endswith((".yaml", ".yml"))):
+            raise PolicyError(source, "is where a policy is, and not its text", mend=f"Give Policy.load({text[:60]!r})")
         document = reading.parse(text, source)
         return cls._validated(document.data, source, document)
 
@@ -77,7 +86,7 @@ class Policy(PolicyModel):
             policy = cls.model_validate(data, context={"written": written})
         except ValidationError as error:
             return None, complaints(error, cls)
-        return policy, [*_actions(policy), *_tools(policy, inherited)]
+        return policy, [*_actions(policy), *_tools(policy, inherited), *_limits(policy)]
 
     def for_tenant(self, tenant: str | None) -> Policy:
         """The policy that holds for a tenant: this one, with the tenant's parts in place of its own."""
@@ -159,6 +168,18 @@ def _tools(policy: Policy, inherited: Policy | None = None) -> Iterator[Problem]
         if tool not in before and tools.excludes(tool):
             mend = f"`allow` has: {', '.join(tools.allow or ()) or 'nothing'}"
             yield Problem(f"guards.tools.{key}", "is of no tool that may be called", mend)
+
+
+def _limits(policy: Policy) -> Iterator[Problem]:
+    """A limit that an answer of the usual length does not fit in refuses every call that does not ask for a shorter one."""
+    longest = policy.context.max_output_tokens
+    for i, limit in enumerate(policy.budget.limits):
+        for key, least in (("output_tokens", longest), ("total_tokens", longest + 1)):
+            most = getattr(limit, key)
+            if most is not None and most < least:
+                problem = f"{most} has no room for an answer of {longest} tokens, which each call sets aside"
+                mend = f"Raise it to {least} or more, or lower `context.max_output_tokens`"
+                yield Problem(f"budget.limits[{i}].{key}", problem, mend)
 
 
 def _merge(base: Any, override: Any) -> Any:

@@ -6,6 +6,7 @@ pydantic says what it found in words of its own; here they become the words of a
 from __future__ import annotations
 
 import difflib
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -108,6 +109,7 @@ _COMPARED = {
     "too_short": ("min_length", "has too few entries", "at least"),
     "too_long": ("max_length", "has too many entries", "at most"),
 }  # fmt: skip
+_SHORT, _TIMES = re.compile("([0-9]{1,9}) ?([kKmM])"), {"k": 1_000, "m": 1_000_000}
 _KINDS = (
     (("model", "dict", "mapping", "dataclass"), "is not a section", "Write keys and values under it, or `{}: {{}}`"),
     (("tuple", "list", "iterable"), "is not a list", "Write it as a list: `{}: [one, two]`"),
@@ -130,9 +132,11 @@ def _words(kind: str, value: Any, context: Mapping[str, Any], key: Any) -> tuple
     if kind.startswith("string"):
         text = shown(value)
         return "is not text", f'Put it in quotes: "{text}"' if isinstance(value, int | float) else "Write text"
+    short = _SHORT.fullmatch(value) if kind.startswith("int") and isinstance(value, str) else None
     for kinds, problem, mend in _KINDS:
         if kind.startswith(kinds):
-            return problem, mend.format(key)
+            written_out = f"Write it out: `{key}: {int(short[1]) * _TIMES[short[2].lower()]}`" if short else ""
+            return problem, written_out or mend.format(key)
     return "cannot stand here", _MEND
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from shieldkit.errors import PolicyError
 from shieldkit.policy.durations import PATTERN, written
 from shieldkit.policy.problems import (
     Location,
@@ -24,6 +26,7 @@ from shieldkit.policy.problems import (
     dotted,
     may_be_null,
     model_in,
+    placed,
 )
 
 MAX_BYTES = 1_000_000
@@ -53,6 +56,25 @@ def read_file(path: Path) -> str:
         raise _refused(str(path), f"cannot be read ({error.strerror})", mend) from None
     except UnicodeDecodeError:
         raise _refused(str(path), "is not UTF-8", "Save the file as UTF-8") from None
+
+
+def lines_of(source: str) -> Mapping[str, int]:
+    """The lines of a policy's fields; of a built-in one, that is not to be mended, none."""
+    return {} if source.startswith("builtin:") else parse(read_file(Path(source)), source).lines
+
+
+@contextmanager
+def read_from(source: str | None) -> Iterator[None]:
+    """What is found wrong with a policy while it is put to use is told with its line in the file that it was read from."""
+    try:
+        yield
+    except PolicyProblems:
+        raise
+    except PolicyError as error:
+        problem = Problem(error.field, error.problem, error.mend)
+        if source is None or (problem := placed(problem, lines_of(source))).line is None:
+            raise
+        raise PolicyProblems(source, [problem]) from error.__cause__
 
 
 def parse(text: str, source: str) -> Document:

@@ -407,6 +407,17 @@ def test_a_gate_that_cannot_be_read_is_an_error(text: str) -> None:
         Gate.parse(text, under=True)
 
 
+@pytest.mark.parametrize(("text", "under", "mend"), [
+    ("false_alarms=5", False, "Write false_alarms=0.05 for 5 %"),
+    ("caught=90", True, "Write caught=0.9 for 90 %"),
+    ("caught=0.5", False, "Give it as fail_under"),
+    ("false_alarms=0.5", True, "Give it as fail_over"),
+])  # fmt: skip
+def test_a_gate_that_could_never_fail_or_never_pass_is_an_error(text: str, under: bool, mend: str) -> None:
+    with pytest.raises(ConfigurationError, match=mend):
+        Gate.parse(text, under=under)
+
+
 HOSTILE = '=cmd|"/c"!A1 <script src="https://evil.example/x.js"></script>'
 
 

@@ -25,7 +25,7 @@ guards:
   injection: {threshold: 0.7, rules: {indirect: {action: flag}}}
 budget:
   limits:
-    - {scope: user, window: 1h, total_tokens: 1000}
+    - {scope: user, window: 1h, total_tokens: 10000}
 tenants:
   acme:
     mode: monitor
@@ -122,6 +122,11 @@ def test_a_tenant_gets_its_parts_and_keeps_the_rest() -> None:
         ("name: x\nguards: 5", ["policy:2: guards: 5 is not a section"]),
         ("name: x\nguards: {markers: {threshold: high}}", ["'high' is not a number"]),
         ("name: x\nguards: {schema: {reasks: often}}", ["'often' is not a whole number"]),
+        ("name: x\nguards: {}\ncontext: {max_tokens: 32k}", ["'32k' is not a whole number", "`max_tokens: 32000`"]),
+        ("name: x\nguards: {}\nbudget: {limits: [{scope: request, output_tokens: 100}]}",
+         ["budget.limits[0].output_tokens: 100 has no room for an answer of 1024", "lower `context.max_output_tokens`"]),
+        ("policy.yaml", ["is where a policy is", "Policy.load('policy.yaml')"]),
+        ("builtin:default", ["is where a policy is", "Policy.load('builtin:default')"]),
         ("name: x\nguards: {schema: {reasks: 9}}", ["9 is too large", "at most 5"]),
         ("name: x\nguards: {leak: {secrets: maybe}}", ["'maybe' is neither true nor false"]),
         ("name: x\nguards: {markers: {extra_tokens: a}}", ["'a' is not a list"]),
@@ -277,3 +282,10 @@ def test_a_value_that_means_another_than_it_says_is_refused(text: str, field: st
     with pytest.raises(PolicyError) as caught:
         Policy.from_yaml(f"name: x\n{text}")
     assert field in str(caught.value)
+
+
+@pytest.mark.parametrize("given", [None, 3, {"name": "x"}, ["name: x"], b"name: x"])
+def test_what_is_no_text_and_no_path_is_a_policy_error(given: Any) -> None:
+    for read in (Policy.from_yaml, Policy.load):
+        with pytest.raises(PolicyError, match=r"Policy.from_dict\(…\) takes a dict"):
+            read(given)
