@@ -81,6 +81,13 @@ class Key(Section):
         return Principal(tenant=self.tenant, **{"user": self.user, **may})
 
 
+_WORDS = {
+    "extra_forbidden": "is not known here", "missing": "is missing", "too_short": "has no entry",
+    "string_type": "is not text", "tuple_type": "is not a list", "model_type": "is not a section",
+    "string_pattern_mismatch": "is not of the form that it must have",
+}  # fmt: skip
+
+
 class _File(Section):
     keys: Annotated[tuple[Key, ...], Field(min_length=1, max_length=MAX_KEYS)]
 
@@ -106,7 +113,9 @@ class Keys:
         A file that others than its owner may write is refused: whoever writes it lets himself in. Reading it lets nobody in.
         """
         path = Path(path)
-        text = reading.read_file(path)
+        text = reading.read_file(
+            path, mend="Give the path of a keys file; `shieldkit serve --new-key NAME` prints a record"
+        )
         if os.name == "posix" and path.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             problem = "others than its owner may write it, and so let themselves in"
             raise ConfigurationError(str(path), problem, mend=f"chmod go-w {path.name}")
@@ -122,7 +131,8 @@ class Keys:
             first = error.errors(include_url=False, include_input=False)[0]
             field = dotted(first["loc"]) or "keys"
             where = f"{path}:{lines[field]}: {field}" if field in lines else f"{path}: {field}"
-            problem = str(first["msg"]).replace("Input should be", "must be")
+            # Not the value: it may be a key itself, written where its digest belongs.
+            problem = _WORDS.get(first["type"]) or str(first["msg"]).replace("Input should be", "must be")
             raise ConfigurationError(where, problem, mend="`shieldkit serve --new-key NAME` prints a record") from None
 
     def find(self, presented: str) -> Key | None:

@@ -65,7 +65,9 @@ def register(commands: Any) -> None:
     from shieldkit.cli.console import subparser
 
     parser = subparser(commands, "doctor", "what is installed, verified, and works offline", _DESCRIPTION, EPILOG)
-    parser.add_argument("--policy", default="builtin:default", metavar="SOURCE", help="a YAML file, or builtin:NAME")
+    parser.add_argument(
+        "--policy", default="builtin:default", metavar="SOURCE", help="a YAML file, or builtin:NAME (%(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="JSON, for a bug report or a start-up check")
     parser.set_defaults(run=run)
 

@@ -105,7 +105,9 @@ def register(commands: Any) -> None:
 
 def _common(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what is measured")
-    what.add_argument("--policy", default="builtin:default", metavar="SOURCE", help="a YAML file, or builtin:NAME")
+    what.add_argument(
+        "--policy", default="builtin:default", metavar="SOURCE", help="a YAML file, or builtin:NAME (%(default)s)"
+    )
     what.add_argument("--guard", metavar="NAME", help="one guard alone: a built-in one, or an installed package's")
     what.add_argument("--stage", choices=("input", "output"), default="input", help="judge as input, or as an answer")
     what.add_argument("--count", choices=("flag", "redact", "block"), default="redact",

@@ -60,7 +60,9 @@ def register(commands: Any) -> None:
     parser.add_argument("--text", metavar="TEXT", help="screen this text, beside the files")
     parser.add_argument("--jsonl", action="store_true", help="rows from standard input, verdicts to standard output")
     parser.add_argument("--json", action="store_true", help="one JSON array for the files, instead of a table")
-    parser.add_argument("--policy", default="builtin:default", metavar="SOURCE", help="a YAML file, or builtin:NAME")
+    parser.add_argument(
+        "--policy", default="builtin:default", metavar="SOURCE", help="a YAML file, or builtin:NAME (%(default)s)"
+    )
     parser.add_argument("--tenant", help="judge by this tenant's part of the policy")
     parser.add_argument("--stage", choices=("input", "output"), default="input", help="judge as input, or as an answer")
     parser.add_argument(

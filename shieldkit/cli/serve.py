@@ -32,7 +32,9 @@ def register(commands: Any) -> None:
     from shieldkit.cli.console import subparser
 
     parser = subparser(commands, "serve", "a guarded OpenAI-compatible endpoint", _ABOUT, _EXAMPLES + EPILOG)
-    parser.add_argument("--policy", default="builtin:default", metavar="SOURCE", help="a YAML file, or builtin:NAME")
+    parser.add_argument(
+        "--policy", default="builtin:default", metavar="SOURCE", help="a YAML file, or builtin:NAME (%(default)s)"
+    )
     parser.add_argument("--backend", metavar="WHAT", help="gguf:PATH, or the base URL of an OpenAI-compatible server")
     parser.add_argument(
         "--model", metavar="NAME", help="the name that clients ask for, and that the server of a URL has"

@@ -45,14 +45,13 @@ class Document:
     empty: tuple[Location, ...] = ()
 
 
-def read_file(path: Path) -> str:
-    """The text of a policy file. Raises `PolicyError`."""
+def read_file(path: Path, mend: str = "Give the path of a YAML file, or builtin:default") -> str:
+    """The text of a policy file. Raises `PolicyError`, with this mend where there is no such file."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise _refused(str(path), f"is larger than {MAX_BYTES} bytes", "A policy is a short file")
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        mend = "Give the path of a YAML file, or builtin:default"
         raise _refused(str(path), f"cannot be read ({error.strerror})", mend) from None
     except UnicodeDecodeError:
         raise _refused(str(path), "is not UTF-8", "Save the file as UTF-8") from None
