@@ -320,8 +320,8 @@ def _told(outcome: Screening | Reply) -> dict[str, Any]:
 class StreamEvent:
     """Something that may be shown: `text` is new text, `reply` is set in the last event and holds the whole outcome.
 
-    The texts of all events together are `reply.text`. When the reply is a refusal, what was shown before stands: it
-    had been screened, and what follows it had not passed.
+    Where the answer has passed, the texts of all events together are `reply.text`. In a refusal that is None, and the last
+    event has no text; what was shown before stands: it had been screened, and what follows it had not passed.
     """
 
     text: str = ""
