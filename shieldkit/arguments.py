@@ -37,6 +37,9 @@ def policy_of(given: Any) -> Policy:
 def check_backend(given: Any) -> None:
     """Refuse what is no model. Raises `ConfigurationError`."""
     lacks = [name for name in ("complete", "count_tokens") if not callable(getattr(given, name, None))]
+    # Not by asking for them: what a server has may have to be asked of it.
+    facts = ("name", "model", "context_tokens", "control_tokens")
+    lacks += [name for name in facts if name not in dir(given) and not hasattr(type(given), "__getattr__")]
     if not lacks and not isinstance(given, type):
         return
     if isinstance(given, (str, Path)):

@@ -23,6 +23,13 @@ async def asked_later(request: Any) -> bool:
     return True
 
 
+class HalfAModel:
+    def complete(self, request: Any) -> Any: ...
+
+    def count_tokens(self, conversation: Any, limit: int | None = None) -> int:
+        return 1
+
+
 class Unlike:
     """A guard without stages."""
 
@@ -52,6 +59,7 @@ AT_START: dict[str, tuple[Callable[[], Any], str]] = {
     "an address of a ledger": (lambda: Shield(ledger="redis://localhost"), "It has no `reserve`.*MemoryLedger"),  # type: ignore[arg-type]
     "a yes": (lambda: Shield(approver=True), "nobody to ask.*ApprovalRequest"),  # type: ignore[arg-type]
     "a coroutine": (lambda: Shield(approver=asked_later), "is an async function.*ApprovalRequest"),  # type: ignore[arg-type]
+    "half a model": (lambda: Shield(backend=HalfAModel()), "It has no `name`"),  # type: ignore[arg-type]
     "half a guard": (lambda: Shield(guards=[Unlike()]), "It has no `stages`"),  # type: ignore[list-item]
 }
 

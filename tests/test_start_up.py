@@ -25,6 +25,8 @@ from shieldkit.errors import LedgerError, Overloaded
 from shieldkit.guards.base import FunctionGuard
 from tests.scripted import Scripted, policy, word_guard
 
+FOUND = word_guard()
+
 
 def test_an_empty_chain_is_refused() -> None:
     with pytest.raises(PolicyError, match="empty"):
@@ -169,10 +171,16 @@ def test_what_is_wrong_with_a_guard_of_ones_own_is_told_with_its_line(tmp_path: 
 
 
 def test_a_guard_of_a_package_that_cannot_be_loaded_is_a_policy_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    points = {"broken": "no_such_module:guard", "nothing": "shieldkit:nope", "text": "shieldkit.outcome:Action"}
+    points = {
+        "broken": "no_such_module:guard", "nothing": "shieldkit:nope", "text": "shieldkit.outcome:Action",
+        "other": "tests.test_start_up:FOUND",
+    }  # fmt: skip
     monkeypatch.setattr("shieldkit.guards.entry_points", lambda group, name: [EntryPoint(name, points[name], group)])
-    for name, problem in (("broken", "ModuleNotFoundError"), ("nothing", "AttributeError"), ("text", "TypeError")):
-        with pytest.raises(PolicyError, match=f"guards.custom.{name}: its entry point '{points[name]}' .*{problem}"):
+    problems = {
+        "broken": "ModuleNotFoundError", "nothing": "AttributeError", "text": "TypeError", "other": "a guard named 'words'",
+    }  # fmt: skip
+    for name, problem in problems.items():
+        with pytest.raises(PolicyError, match=f"guards.custom.{name}: its entry point .*{problem}"):
             Shield(policy(f"guards: {{custom: {{{name}: {{}}}}}}"))
 
 

@@ -108,6 +108,9 @@ def from_entry_point(name: str) -> Guard:
             problem = f"its entry point '{point.value}' cannot be loaded ({type(error).__name__})"
             mend = "Mend the package that registers it, or remove the section"
             raise PolicyError(f"guards.custom.{name}", problem, mend=mend) from error
+        if isinstance(made, Guard) and made.name != name:
+            mend = f"Register it as {made.name:.60} = '{point.value}'"
+            raise PolicyError(f"guards.custom.{name}", f"its entry point is a guard named '{made.name:.60}'", mend=mend)
         if isinstance(made, Guard):
             return made
         mend = "It must be a guard, or a class that makes one without arguments; see 'Writing a guard'"

@@ -427,7 +427,10 @@ D = "a" * 64
 BAD_FILES: dict[str, tuple[str, str]] = {
     "no keys": ("keys: []", "keys: has no entry"),
     "a key itself": ("keys: [{id: a, sha256: sk-shield-abc}]", "keys[0].sha256"),
-    "a misspelt field": (f"keys: [{{id: a, sha256: {D}, may_instuct: true}}]", "keys[0].may_instuct: is not known here"),
+    "a misspelt field": (
+        f"keys: [{{id: a, sha256: {D}, may_instuct: true}}]",
+        "keys[0].may_instuct: is not known here",
+    ),
     "an unknown role": (f"keys: [{{id: a, sha256: {D}, roles: [root]}}]", "keys[0].roles"),
     "the same id twice": (f"keys: [{{id: a, sha256: {D}}}, {{id: a, sha256: {'b' * 64}}}]", "same id"),
     "the same key twice": (f"keys: [{{id: a, sha256: {D}}}, {{id: b, sha256: {D}}}]", "same sha256"),
