@@ -98,8 +98,11 @@ def decoded(text: str, read: Characters, folded: Folded) -> tuple[Iterator[Decod
     windows += _sieve(BY_WORDS).windows(folded.data)
     on_original = _decoded(ORIGINAL, text, read.data, windows[: len(ORIGINAL)])
     on_folded = _decoded(FOLDED, folded.text, folded.data, windows[len(ORIGINAL) :])
-    of_characters = encodings.selectors(read), joints.invisible(text, read), joints.breaks(text, read)
-    return chain(on_original, *of_characters), chain(on_folded, pieces.chunks(folded))
+    if len(read.odd):
+        on_original = chain(
+            on_original, encodings.selectors(read), joints.invisible(text, read), joints.breaks(text, read)
+        )
+    return on_original, chain(on_folded, pieces.chunks(folded))
 
 
 def _decoded(decoders: tuple[Decoder, ...], text: str, data: bytes, found: list[list[Window]]) -> Iterator[Decoded]:
