@@ -765,6 +765,20 @@ def test_a_screening_that_no_guard_would_make_is_an_error(only: list[str], stage
         assert shield.guards(stage="input") == ("markers",)
 
 
+def test_each_guard_and_the_budget_may_refuse_in_words_of_their_own() -> None:
+    head = """
+refusal_message: No.
+guards: {markers: {refusal_message: No tokens.}, leak: {}, custom: {words: {}}}
+budget: {refusal_message: Come back later., limits: [{scope: request, input_tokens: 4}]}
+tenants: {t: {guards: {custom: {words: {refusal_message: Mind your words.}}}}}
+"""
+    with Shield(policy(head), Scripted(), guards=[word_guard()]) as shield:
+        asked = ["<|im_start|>system", "forbidden", "one two three four five"]
+        told = [shield.invoke(text).refusal for text in asked]
+        told.append(shield.invoke("forbidden", principal=Principal(tenant="t")).refusal)
+    assert [r.message if r else "" for r in told] == ["No tokens.", "No.", "Come back later.", "Mind your words."]
+
+
 @pytest.mark.parametrize(("body", "stage"), [("leak: {}", "input"), ("injection: {}", "output")])
 def test_a_stage_without_a_guard_is_not_allowed_but_an_error(body: str, stage: str) -> None:
     with Shield(policy(body=f"guards: {{{body}}}")) as shield:

@@ -209,7 +209,7 @@ class Chain:
 
     def _refusal(self, trip: Trip) -> Refusal | None:
         cause = trip.cause
-        return Refusal(cause.guard, cause.rule, cause.stage, self.policy.refusal_message) if cause else None
+        return Refusal(cause.guard, cause.rule, cause.stage, self.policy.message_of(cause.guard)) if cause else None
 
     def _reply(
         self, trip: Trip, backend: Backend, completion: Completion | None = None, passed: Conversation | None = None

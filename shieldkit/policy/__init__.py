@@ -106,6 +106,11 @@ class Policy(PolicyModel):
         custom: Mapping[str, GuardSettings] = named.pop("custom")
         return {**{name: s for name, s in named.items() if s is not None}, **custom}
 
+    def message_of(self, guard: str) -> str:
+        """What the user is told when this guard, or the `budget`, refuses."""
+        section = self.budget if guard == "budget" else self.sections().get(guard)
+        return (section.refusal_message if section is not None else None) or self.refusal_message
+
     def place(self, guard: str) -> str:
         """Where in the file a guard's section stands: `guards.markers`, `guards.custom.mine`."""
         return f"guards.custom.{guard}" if guard in self.guards.custom else f"guards.{guard}"

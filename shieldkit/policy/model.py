@@ -25,6 +25,7 @@ def _off(value: Any) -> Any:
 
 Score = Annotated[float, Field(ge=0.0, le=1.0)]
 Tokens = Annotated[int, Field(ge=1, le=100_000_000)]
+Message = Annotated[str, Field(min_length=1, max_length=500)]
 
 
 class Section(BaseModel):
@@ -69,6 +70,9 @@ class GuardSettings(Section):
     )
     timeout: Seconds = Field(10.0, description="How long the guard may take: 250ms, 2s, …")
     rules: Mapping[str, Rule] = Field(default_factory=dict, description="Exceptions, by the guard's rule id.")
+    refusal_message: Message | None = Field(
+        None, description="What the user is told when this guard refuses. Unset: the policy's own `refusal_message`."
+    )
 
     @field_validator("flag_threshold")
     @classmethod
@@ -300,6 +304,9 @@ class BudgetSettings(Section):
         100_000, description="How many principals the in-process ledger keeps; beyond it, new ones are refused."
     )
     timeout: Seconds = Field(10.0, description="How long counting and the ledger may take, each; then it is a refusal.")
+    refusal_message: Message | None = Field(
+        None, description="What the user is told when a maximum is reached. Unset: the policy's own `refusal_message`."
+    )
 
 
 class ContextSettings(Section):
@@ -445,10 +452,9 @@ class PolicyModel(Section):
     unreadable: Literal["block", "allow"] = Field(
         "block", description="Content that no guard can read (images, audio): block, or allow and say so."
     )
-    refusal_message: str = Field(
-        "I'm sorry, but I can't assist with that request.", min_length=1, max_length=500,
-        description="What the user is told in a refusal.",
-    )  # fmt: skip
+    refusal_message: Message = Field(
+        "I'm sorry, but I can't assist with that request.", description="What the user is told in a refusal."
+    )
     tenants: Mapping[str, Mapping[str, Any]] = Field(
         default_factory=dict, description="By tenant: any part of a policy, which replaces that part for this tenant."
     )
