@@ -176,8 +176,13 @@ class _Budget:
 def _children(
     found: Iterable[Decoded], place: Callable[[int, int], tuple[int, int]], budget: _Budget
 ) -> Iterator[Child]:
-    for decoded in found:
+    for decoded in filter(_is_telling, found):
         yield from _grown(decoded.disguise, decoded.text, *place(decoded.start, decoded.end), 1, budget)
+
+
+def _is_telling(decoded: Decoded) -> bool:
+    """Whether it is more than one character again and again: a number such as 0.333… is hex of threes, which are hex again."""
+    return decoded.text.strip(f"{decoded.text[:1]} \n") != ""
 
 
 def _grown(disguise: str, text: str, start: int, end: int, depth: int, budget: _Budget) -> Iterator[Child]:
@@ -188,7 +193,7 @@ def _grown(disguise: str, text: str, start: int, end: int, depth: int, budget: _
     read = characters(text)
     own = folded(read)
     yield Child(disguise, own.text, start, end)
-    inner = chain(*decoding.decoded(text, read, own))
+    inner = filter(_is_telling, chain(*decoding.decoded(text, read, own)))
     if depth == MAX_DEPTH:
         # What is still encoded at the bottom is not read.
         if any(decoded.disguise in decoding.STACKED for decoded in inner):

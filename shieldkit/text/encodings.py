@@ -303,7 +303,7 @@ def _unbase64(run: str) -> Iterator[bytes]:
 
 
 MOST_ODD, LEAST_STRETCH, LEAST_WIDE = 1 / 16, 8, 8
-_HIGH = bytes(range(16))
+_ALPHABETS = range(1, 16)
 _SHOWN = r"\t\n\r -~\xa0-\ud7ff\uf900-\ufffc\U00010000-\U000effff"
 _STRETCH = re.compile(f"[{_SHOWN}]{{{LEAST_STRETCH},}}")
 _ODD = re.compile(f"[^{_SHOWN}]")
@@ -326,12 +326,17 @@ def _readable(data: bytes) -> str | None:
 
 
 def _texts(data: bytes) -> Iterator[str]:
-    """Bytes as UTF-8, and as UTF-16 where most of every other byte are those of alphabets."""
+    """Bytes as UTF-8, and as UTF-16 where most of every other byte are that of one alphabet, or 0 as in blanks and signs.
+
+    Certificates and the like have small bytes everywhere, which would be letters of one alphabet after the other.
+    """
     yield data.decode("utf-8", "replace")
     if 0 not in data:  # as in each blank
         return
     for encoding, high in (("utf-16-le", data[1::2]), ("utf-16-be", data[::2])):
-        if len(high) >= LEAST_WIDE and 2 * len(high.translate(None, _HIGH)) < len(high):
+        of_one = high.count(0) + max(map(high.count, _ALPHABETS))
+        of_others = sum(map(high.count, (0, *_ALPHABETS))) - of_one
+        if len(high) >= LEAST_WIDE and 2 * of_one > len(high) and of_others <= MOST_ODD * len(high):
             yield data.decode(encoding, "replace").removeprefix("\ufeff")
 
 
