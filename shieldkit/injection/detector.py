@@ -13,7 +13,7 @@ import io
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from shieldkit.errors import ModelFileError
 from shieldkit.injection.encoder import Encoder
 from shieldkit.injection.features import Vocabulary
+from shieldkit.injection.markup import unmarked
 from shieldkit.injection.reading import LIKELY_EACH, Logits, Native, Reading, Stage
 from shieldkit.injection.skim import Skim
 from shieldkit.injection.sweep import Sweep
@@ -135,19 +136,21 @@ class Detector:
             stages = stage, self.skimmed, self.view
             return self._judged(Reading(text, native, short, more if brief else 0.0, heads, *stages, most, proceed))
 
-        own = read(canonical.text, canonical.native, HIDDEN if canonical.disguised else 0.0)
+        page = replace(canonical, text=unmarked(canonical.text))
+        own = read(page.text, page.native, HIDDEN if canonical.disguised else 0.0)
         parts = [own]
         hits = [Hit(h.score, *canonical.span(h.start, h.end)) for h in own.hits]
         room = DECODED_TIMES * most_likely + len(canonical.text) // (LIKELY_EACH * WINDOW)
         for child in canonical.children:
             if room < 0:
                 break
-            hiding = _for_hiding(child, canonical)
-            parts.append(inner := read(child.text, partial(_slice, child.text), hiding, min(room, most_likely)))
+            hiding, text = _for_hiding(child, canonical), unmarked(child.text)
+            parts.append(inner := read(text, partial(_slice, text), hiding, min(room, most_likely)))
             room -= inner.encoded
             if inner.hits:
                 hits.append(Hit(inner.score, child.start, child.end))
         if short and (decoded := canonical.in_place()) is not None:
+            decoded = unmarked(decoded)
             parts.append(inner := read(decoded, partial(_slice, decoded), 0.0))
             if inner.hits:
                 hits.append(Hit(inner.score, 0, len(canonical.original)))

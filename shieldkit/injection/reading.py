@@ -6,6 +6,7 @@ Logits become scores by a logistic map per head (Platt 1999); 0.5 stands for the
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -41,6 +42,8 @@ text one window in a thousand has one; where there are many the sweep is out of 
 """
 LIKELY_EACH = 5
 """One more window in so many of the text's length is read of those that the skim does not let go: manuals are full of orders."""
+FAR, AT_ONCE, RUN = 0.3, 16, 5
+"""A score that is far from an alarm; how many windows more are read at once; words of a run."""
 HIGHEST = (8.0, 8.0)
 """Logits that no window reaches: of the first windows of 1,400 attacks the highest got 6.7 (direct) and 7.1 (data)."""
 LINE = 0.2
@@ -96,15 +99,40 @@ class Reading:
         """What the scores are made of, shape (2,) each, and how many windows the encoder read, and had to pass over."""
         # A thread costs more than to skim a few.
         found = in_parallel(self._skimmed, windows, THREADS if len(windows) > FEW else 1)
-        left, over = self._left(windows, found)
+        left, others = self._left(windows, found)
         # What is read of nearly every one, so that also of a single window two views are read side by side. They are remembered.
         closely = [windows[k] for k in left if windows[k].closely]
         sure = {(w.start, w.end) for w in closely} | {w.line(self.text) for w in closely if self._with_line(w)}
         in_parallel(self._read, sorted(sure))
-        read = in_parallel(self._of_window, [windows[k] for k in left])
-        for k, logits in zip(left, read, strict=True):
+        self._read_all(left, windows, found)
+        new, over = self._unlike(left, others, windows, found) if others else ([], 0)
+        return found, len(left) + len(new), over
+
+    def _read_all(self, left: Sequence[int], windows: Sequence[Window], found: list[Logits]) -> None:
+        for k, logits in zip(left, in_parallel(self._of_window, [windows[k] for k in left]), strict=True):
             found[k] = logits
-        return found, len(left), over
+
+    def _unlike(
+        self, read: Sequence[int], others: list[int], windows: Sequence[Window], found: list[Logits]
+    ) -> tuple[list[int], int]:
+        """Of the windows that there was no room for, read some that say anything new: which, and how many of those are left.
+
+        Tables, logs and style sheets are rows alike. Nothing is new where each run of words stands in a window that was read,
+        and that is far from an alarm.
+        """
+        runs = {k: runs_of_words(self.text[slice(*windows[k].near(self.text))]) for k in others}
+        known: set[tuple[str, ...]] = set()
+        new: list[int] = []
+        while True:
+            far = (k for k in read if self.stage.score(found[k], self.heads) < FAR)
+            known.update(*(runs_of_words(self.text[windows[k].start : windows[k].end]) for k in far))
+            others = [k for k in others if not runs[k] <= known]
+            read = others[: min(AT_ONCE, self.most // 2 - len(new))]
+            if not read:
+                return new, len(others)
+            self._read_all(read, windows, found)
+            new += read
+            others = others[len(read) :]
 
     def _skimmed(self, window: Window) -> Logits:
         """The skim's logits of what is around a peak; of a short text of all of its window."""
@@ -113,19 +141,20 @@ class Reading:
         span = (window.start, window.end) if self.short else window.near(self.text)
         return self.skim(self.text, self.native, *span)
 
-    def _left(self, windows: Sequence[Window], skimmed: list[Logits]) -> tuple[list[int], int]:
-        """Which windows the encoder reads, and how many more it should. The others get the logits of what is let go."""
+    def _left(self, windows: Sequence[Window], skimmed: list[Logits]) -> tuple[list[int], list[int]]:
+        """Which windows the encoder reads, and which more it should, highest first. The rest get the logits of what is let go."""
         let_go = np.float32(SURELY if self.short else LIKELY)
         highest = [float((logits + self.more)[self.heads].max()) for logits in skimmed]
         plain = [k for k, window in enumerate(windows) if window.peak >= 1]  # the highest come first
         plain = plain[: SURE_OF + len(self.text) // (WINDOWS_EACH * WINDOW)]
         most = self.most + len(self.text) // (LIKELY_EACH * WINDOW)
         others = [k for k in {*range(len(windows))}.difference(plain) if highest[k] >= let_go]
-        left = {*plain, *sorted(others, key=lambda k: -highest[k])[:most]}
+        others.sort(key=lambda k: -highest[k])
+        left = {*plain, *others[:most]}
         for k in range(len(windows)):
             if k not in left:
                 skimmed[k] = np.minimum(skimmed[k], let_go)
-        return sorted(left), len({*plain, *others}) - len(left)
+        return sorted(left), others[most:]
 
     def _of_window(self, window: Window) -> Logits:
         """The logits of both views of a window, and of its peak: the whole first, its line only where that can matter.
@@ -157,3 +186,12 @@ def together(line: Logits, whole: Logits) -> Logits:
     """The logits of a window, from those of its two views."""
     both = LINE * line + (1 - LINE) * whole
     return np.asarray(np.maximum(both, np.maximum(line - ALONE, whole - WHATEVER)), np.float32)
+
+
+_WORD, _DIGIT = re.compile(r"[^\W_]+|[^\w\s]|_"), re.compile("[0-9]")
+
+
+def runs_of_words(text: str) -> set[tuple[str, ...]]:
+    """Each `RUN` words and signs in a row, numbers and whatever has a digit as one word."""
+    words = ["0" if _DIGIT.search(word) else word for word in _WORD.findall(text)]
+    return {tuple(words[k : k + RUN]) for k in range(max(1, len(words) - RUN + 1))}
