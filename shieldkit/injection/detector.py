@@ -136,7 +136,7 @@ class Detector:
             stages = stage, self.skimmed, self.view
             return self._judged(Reading(text, native, short, more if brief else 0.0, heads, *stages, most, proceed))
 
-        page = replace(canonical, text=unmarked(canonical.text))
+        page = canonical if short else replace(canonical, text=unmarked(canonical.text))
         own = read(page.text, page.native, HIDDEN if canonical.disguised else 0.0)
         parts = [own]
         hits = [Hit(h.score, *canonical.span(h.start, h.end)) for h in own.hits]
@@ -144,13 +144,12 @@ class Detector:
         for child in canonical.children:
             if room < 0:
                 break
-            hiding, text = _for_hiding(child, canonical), unmarked(child.text)
+            hiding, text = _for_hiding(child, canonical), child.text if short else unmarked(child.text)
             parts.append(inner := read(text, partial(_slice, text), hiding, min(room, most_likely)))
             room -= inner.encoded
             if inner.hits:
                 hits.append(Hit(inner.score, child.start, child.end))
         if short and (decoded := canonical.in_place()) is not None:
-            decoded = unmarked(decoded)
             parts.append(inner := read(decoded, partial(_slice, decoded), 0.0))
             if inner.hits:
                 hits.append(Hit(inner.score, 0, len(canonical.original)))

@@ -2,7 +2,8 @@
 
 Sweep and encoder know prose and code. Of a page of HTML they would read mostly tags, which have the looks of anything, and that
 takes long and raises alarms. So tags of HTML become blanks, with the attributes that name things. What an attribute says in
-words, a comment, and every tag or attribute that HTML has not, is text. A few tags are left alone: they may be a prompt's.
+words, a comment, and every tag or attribute that HTML has not, is text. A few tags are left alone, as they may be a prompt's, and
+so are those of short texts, which are soon read.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _NAMES = (
     "|sup|svg|table|tbody|td|tfoot|th|thead|title|tr|tt|u|ul|use"
 )
 # Each is bounded by the next bracket: linear also in the standard engine.
-_TAG = re.compile(rf"<(?:/(?:{_NAMES})\s{{0,8}}|(?:{_NAMES})(?P<attributes>\s[^<>]{{0,{MOST}}})?/?)>|<!--|-->")
+_TAG = re.compile(rf"<(?:/(?:{_NAMES})\s{{0,8}}|(?:{_NAMES})(?P<attributes>\s[^<>]{{0,{MOST}}})?/?)>")
 # Attributes that name, place or number things.
 _NAMING = (
     r"accept|action|align|async|border|cellpadding|cellspacing|charset|class|clip-rule|colspan|color|coords|crossorigin|cx|cy|d|defer"
