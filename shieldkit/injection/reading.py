@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -42,8 +43,10 @@ text one window in a thousand has one; where there are many the sweep is out of 
 """
 LIKELY_EACH = 5
 """One more window in so many of the text's length is read of those that the skim does not let go: manuals are full of orders."""
-FAR, AT_ONCE, RUN = 0.3, 16, 5
-"""A score that is far from an alarm; how many windows more are read at once; words of a run."""
+FIRST, AT_ONCE = 32, 16
+"""How many windows the encoder reads before it asks whether the others say anything new, and then at once."""
+FAR, RUN, ALIKE = 0.3, 5, 3
+"""A score that is far from an alarm; words of a run; in how many windows far from an alarm it is known from."""
 HIGHEST = (8.0, 8.0)
 """Logits that no window reaches: of the first windows of 1,400 attacks the highest got 6.7 (direct) and 7.1 (data)."""
 LINE = 0.2
@@ -105,34 +108,39 @@ class Reading:
         sure = {(w.start, w.end) for w in closely} | {w.line(self.text) for w in closely if self._with_line(w)}
         in_parallel(self._read, sorted(sure))
         self._read_all(left, windows, found)
-        new, over = self._unlike(left, others, windows, found) if others else ([], 0)
-        return found, len(left) + len(new), over
+        return found, *self._rest(left, others, windows, found)
+
+    @property
+    def _most(self) -> int:
+        """How many windows the encoder reads beside those that are plain."""
+        return self.most + len(self.text) // (LIKELY_EACH * WINDOW)
 
     def _read_all(self, left: Sequence[int], windows: Sequence[Window], found: list[Logits]) -> None:
         for k, logits in zip(left, in_parallel(self._of_window, [windows[k] for k in left]), strict=True):
             found[k] = logits
 
-    def _unlike(
-        self, read: Sequence[int], others: list[int], windows: Sequence[Window], found: list[Logits]
-    ) -> tuple[list[int], int]:
-        """Of the windows that there was no room for, read some that say anything new: which, and how many of those are left.
+    def _rest(
+        self, read: list[int], others: list[int], windows: Sequence[Window], found: list[Logits]
+    ) -> tuple[int, int]:
+        """Read the others, but for what says nothing new: how many were read in all, and how many there was no room for.
 
-        Tables, logs and style sheets are rows alike. Nothing is new where each run of words stands in a window that was read,
-        and that is far from an alarm.
+        Logs, tables and style sheets are rows alike: nothing is new where each run of words stands in `ALIKE` windows that were
+        read and are far from an alarm.
         """
+        total, room = len(read), self._most - min(FIRST, self._most)
         runs = {k: runs_of_words(self.text[slice(*windows[k].near(self.text))]) for k in others}
-        known: set[tuple[str, ...]] = set()
-        new: list[int] = []
-        while True:
-            far = (k for k in read if self.stage.score(found[k], self.heads) < FAR)
-            known.update(*(runs_of_words(self.text[windows[k].start : windows[k].end]) for k in far))
-            others = [k for k in others if not runs[k] <= known]
-            read = others[: min(AT_ONCE, self.most // 2 - len(new))]
+        times: Counter[tuple[str, ...]] = Counter()
+        while others:
+            for k in read:
+                if self.stage.score(found[k], self.heads) < FAR:
+                    times.update(runs_of_words(self.text[windows[k].start : windows[k].end]))
+            others = [k for k in others if any(times[run] < ALIKE for run in runs[k])]
+            read, others = others[: min(AT_ONCE, room)], others[min(AT_ONCE, room) :]
             if not read:
-                return new, len(others)
+                break
             self._read_all(read, windows, found)
-            new += read
-            others = others[len(read) :]
+            total, room = total + len(read), room - len(read)
+        return total, len(others)
 
     def _skimmed(self, window: Window) -> Logits:
         """The skim's logits of what is around a peak; of a short text of all of its window."""
@@ -142,19 +150,20 @@ class Reading:
         return self.skim(self.text, self.native, *span)
 
     def _left(self, windows: Sequence[Window], skimmed: list[Logits]) -> tuple[list[int], list[int]]:
-        """Which windows the encoder reads, and which more it should, highest first. The rest get the logits of what is let go."""
+        """Which windows the encoder reads first, and which more it should, highest first. The rest get the logits of what is let
+        go."""
         let_go = np.float32(SURELY if self.short else LIKELY)
         highest = [float((logits + self.more)[self.heads].max()) for logits in skimmed]
         plain = [k for k, window in enumerate(windows) if window.peak >= 1]  # the highest come first
         plain = plain[: SURE_OF + len(self.text) // (WINDOWS_EACH * WINDOW)]
-        most = self.most + len(self.text) // (LIKELY_EACH * WINDOW)
+        first = min(FIRST, self._most)
         others = [k for k in {*range(len(windows))}.difference(plain) if highest[k] >= let_go]
         others.sort(key=lambda k: -highest[k])
-        left = {*plain, *others[:most]}
+        left = {*plain, *others[:first]}
         for k in range(len(windows)):
             if k not in left:
                 skimmed[k] = np.minimum(skimmed[k], let_go)
-        return sorted(left), others[most:]
+        return sorted(left), others[first:]
 
     def _of_window(self, window: Window) -> Logits:
         """The logits of both views of a window, and of its peak: the whole first, its line only where that can matter.
