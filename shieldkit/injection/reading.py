@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -35,6 +35,9 @@ SURELY, LIKELY = -3.0, -1.5
 prompts, and none of 524 attacks that were found; the second than 85 in 100 of the 512 highest peaks of a million tokens, and 1 of
 815 attacks (`training.let_go`).
 """
+SUSPECT = 1.0
+"""Logits of the skim: where the encoder has no room left, what is higher counts as not read, and what is lower is let go. Most
+attacks are higher, and most windows of what the skim does not know, such as style sheets, are lower."""
 FEW = 8
 """Windows."""
 SURE_OF, WINDOWS_EACH = 4, 50
@@ -120,13 +123,14 @@ class Reading:
             found[k] = logits
 
     def _rest(
-        self, read: list[int], others: list[int], windows: Sequence[Window], found: list[Logits]
+        self, read: list[int], skimmed: Mapping[int, float], windows: Sequence[Window], found: list[Logits]
     ) -> tuple[int, int]:
         """Read the others, but for what says nothing new: how many were read in all, and how many there was no room for.
 
         Logs, tables and style sheets are rows alike: nothing is new where each run of words stands in `ALIKE` windows that were
-        read and are far from an alarm.
+        read and are far from an alarm. Of what there is no room for the skim's word holds where it is below `SUSPECT`.
         """
+        others = list(skimmed)
         total, room = len(read), self._most - min(FIRST, self._most)
         runs = {k: runs_of_words(self.text[slice(*windows[k].near(self.text))]) for k in others}
         times: Counter[tuple[str, ...]] = Counter()
@@ -140,7 +144,7 @@ class Reading:
                 break
             self._read_all(read, windows, found)
             total, room = total + len(read), room - len(read)
-        return total, len(others)
+        return total, sum(skimmed[k] >= SUSPECT for k in others)
 
     def _skimmed(self, window: Window) -> Logits:
         """The skim's logits of what is around a peak; of a short text of all of its window."""
@@ -149,9 +153,11 @@ class Reading:
         span = (window.start, window.end) if self.short else window.near(self.text)
         return self.skim(self.text, self.native, *span)
 
-    def _left(self, windows: Sequence[Window], skimmed: list[Logits]) -> tuple[list[int], list[int]]:
-        """Which windows the encoder reads first, and which more it should, highest first. The rest get the logits of what is let
-        go."""
+    def _left(self, windows: Sequence[Window], skimmed: list[Logits]) -> tuple[list[int], dict[int, float]]:
+        """Which windows the encoder reads first, and which more it should, with the skim's logit, highest first.
+
+        All others get the logits of what is let go.
+        """
         let_go = np.float32(SURELY if self.short else LIKELY)
         highest = [float((logits + self.more)[self.heads].max()) for logits in skimmed]
         plain = [k for k, window in enumerate(windows) if window.peak >= 1]  # the highest come first
@@ -163,7 +169,7 @@ class Reading:
         for k in range(len(windows)):
             if k not in left:
                 skimmed[k] = np.minimum(skimmed[k], let_go)
-        return sorted(left), others[first:]
+        return sorted(left), {k: highest[k] for k in others[first:]}
 
     def _of_window(self, window: Window) -> Logits:
         """The logits of both views of a window, and of its peak: the whole first, its line only where that can matter.

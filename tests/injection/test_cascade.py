@@ -399,7 +399,7 @@ def test_where_nearly_every_peak_is_plain_the_skim_has_a_say() -> None:
         lambda text, native, start, end, heads: np.full(2, -3.0, np.float32), 128, lambda: True,
     )  # fmt: skip
     found, over = own._left(windows, [own._skimmed(window) for window in windows])
-    assert over == []
+    assert over == {}
     assert found == [*range(reading.SURE_OF + 100 // reading.WINDOWS_EACH), 70]
 
 
