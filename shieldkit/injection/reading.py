@@ -36,8 +36,10 @@ prompts, and none of 524 attacks that were found; the second than 85 in 100 of t
 815 attacks (`training.let_go`).
 """
 SUSPECT = 1.0
-"""Logits of the skim: where the encoder has no room left, what is higher counts as not read, and what is lower is let go. Most
-attacks are higher, and most windows of what the skim does not know, such as style sheets, are lower."""
+"""Logits of the skim: what is higher the encoder should read, also where there is much of it. Most attacks are higher, and most
+windows of what the skim does not know, such as style sheets, are lower."""
+UNSURE_EACH = 20
+"""Of what is lower it reads, after the first windows, one in so many windows of the text's length."""
 FEW = 8
 """Windows."""
 SURE_OF, WINDOWS_EACH = 4, 50
@@ -128,9 +130,10 @@ class Reading:
         """Read the others, but for what says nothing new: how many were read in all, and how many there was no room for.
 
         Logs, tables and style sheets are rows alike: nothing is new where each run of words stands in `ALIKE` windows that were
-        read and are far from an alarm. Of what there is no room for the skim's word holds where it is below `SUSPECT`.
+        read and are far from an alarm. Where it is below `SUSPECT` the skim's word holds but for some.
         """
-        others = list(skimmed)
+        suspect = sum(logit >= SUSPECT for logit in skimmed.values())
+        others = list(skimmed)[: suspect + len(self.text) // (UNSURE_EACH * WINDOW)]
         total, room = len(read), self._most - min(FIRST, self._most)
         runs = {k: runs_of_words(self.text[slice(*windows[k].near(self.text))]) for k in others}
         times: Counter[tuple[str, ...]] = Counter()

@@ -51,6 +51,7 @@ def test_a_long_text_is_read_down_to_the_least_likely_as_long_as_there_is_room(m
     monkeypatch.setattr(cascade, "LEAST_LIKELY", ranked[len(ranked) // 2].peak)
     monkeypatch.setattr(reading, "LIKELY", -np.inf)
     monkeypatch.setattr(reading, "ALIKE", 99)  # nothing is known from others
+    monkeypatch.setattr(reading, "SUSPECT", -np.inf)
     all_of_them = sum(window.peak >= cascade.LEAST_LIKELY for window in ranked)
     plain = sum(window.peak >= 1 for window in ranked)
     assert len(canonical.text) > cascade.SHORT
