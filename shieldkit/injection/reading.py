@@ -132,15 +132,17 @@ class Reading:
         Logs, tables and style sheets are rows alike: nothing is new where each run of words stands in `ALIKE` windows that were
         read and are far from an alarm. Where it is below `SUSPECT` the skim's word holds but for some.
         """
+        if not skimmed:
+            return len(read), 0
         suspect = sum(logit >= SUSPECT for logit in skimmed.values())
         others = list(skimmed)[: suspect + len(self.text) // (UNSURE_EACH * WINDOW)]
         total, room = len(read), self._most - min(FIRST, self._most)
-        runs = {k: runs_of_words(self.text[slice(*windows[k].near(self.text))]) for k in others}
+        runs = {k: runs_of_words(self.text[slice(*windows[k].near(self.text))]) for k in (*read, *others)}
         times: Counter[tuple[str, ...]] = Counter()
         while others:
             for k in read:
                 if self.stage.score(found[k], self.heads) < FAR:
-                    times.update(runs_of_words(self.text[windows[k].start : windows[k].end]))
+                    times.update(runs[k])
             others = [k for k in others if any(times[run] < ALIKE for run in runs[k])]
             read, others = others[: min(AT_ONCE, room)], others[min(AT_ONCE, room) :]
             if not read:
