@@ -336,9 +336,9 @@ def test_screening_only_some_guards_names_them_rightly(shield: Shield) -> None:
     with pytest.raises(ConfigurationError, match="toolz"):
         shield.screen("x", stage="output", only=("toolz",))
     with pytest.raises(ConfigurationError, match="since"):
-        shield.screen("x", since=2)
+        shield.screen("x", stage="output", since=2)
     with pytest.raises(ConfigurationError, match="since"):
-        shield.screen([ASK], since=1)
+        shield.screen([ASK], stage="output", since=1)
 
 
 def test_messages_before_since_are_context_and_not_judged() -> None:
