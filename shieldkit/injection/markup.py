@@ -9,11 +9,12 @@ so are those of short texts, which are soon read.
 from __future__ import annotations
 
 import re
+from itertools import islice
 
 from shieldkit.text.words import VOCABULARY
 
-LEAST_TAGS = 8
-"""From how many tags on a text is a page."""
+LEAST_TAGS, DENSE = 8, 1 / 250
+"""How many tags a page has at least, and how many brackets a character: fewer than pages have, and more than most code."""
 MOST = 1024
 """Characters of a tag."""
 # Not those that prompts are made of: `<input>`, `<output>`, `<data>`, `<s>`, `<summary>`, `<object>`.
@@ -45,10 +46,9 @@ LEAST_WORDS, LEAST_COMMON = 3, 4
 
 def unmarked(text: str) -> str:
     """A folded text of the same length, with blanks in the place of its tags where it is a page; else the text itself."""
-    if (
-        text.count("<") < LEAST_TAGS
-        or sum(1 for _ in zip(range(LEAST_TAGS), _TAG.finditer(text), strict=False)) < LEAST_TAGS
-    ):
+    if text.count("<") < max(LEAST_TAGS, DENSE * len(text)):
+        return text
+    if sum(1 for _ in islice(_TAG.finditer(text), LEAST_TAGS)) < LEAST_TAGS:
         return text
     return _TAG.sub(_blanked, text)
 
