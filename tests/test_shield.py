@@ -475,7 +475,7 @@ def test_a_time_out_of_the_models_own_is_not_called_the_policys() -> None:
 async def test_a_hanging_backend_ends_within_the_deadline(mode: str) -> None:
     with Shield(policy(model="{timeout: 100ms}"), Scripted(hang)) as shield:
         start = time.monotonic()
-        with pytest.raises(BackendTimeout):
+        with pytest.raises(BackendTimeout, match=r"policy: model\.timeout"):
             await run(shield, mode, "hello")
         assert time.monotonic() - start < 3
 

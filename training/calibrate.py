@@ -24,12 +24,14 @@ import math
 import random
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from shieldkit.injection import Detector, load
 from shieldkit.injection.detector import ALWAYS, LEAST_LIKELY, MOST_LIKELY, PEAKS, SHORT
+from shieldkit.injection.markup import unmarked
 from shieldkit.injection.reading import Reading
 from shieldkit.injection.windows import WINDOW, around_peaks
 from shieldkit.text import canonicalise
@@ -98,8 +100,11 @@ def encoded(
     """
     short = least is not None
     canonical = canonicalise(text)
-    parts = [(canonical.text, canonical.native)]
-    parts += [(child.text, lambda start, end, text=child.text: text[start:end]) for child in canonical.children]
+    seen = (lambda text: text) if short else unmarked
+    page = replace(canonical, text=seen(canonical.text))
+    parts = [(page.text, page.native)]
+    decoded = [seen(child.text) for child in canonical.children]
+    parts += [(text, lambda start, end, text=text: text[start:end]) for text in decoded]
     found = [np.full(2, -30.0)]
     for part, native in parts:
         read, last = detector.sweep.read(part), 0

@@ -44,7 +44,7 @@ def complete(
     """Ask the model. Raises `BackendError` and its kin, and nothing else that a backend could think of."""
     policy, backend = meter.policy, meter.backend
     request = asked(policy, sent, schema, options)
-    with turn(trip, policy, backend) as span, meter.working(request) as work:
+    with turn(trip, policy, backend, request) as span, meter.working(request) as work:
 
         def call() -> Completion:
             token = otel_context.attach(span.context)
@@ -60,17 +60,17 @@ def complete(
 
 
 @contextmanager
-def turn(trip: Trip, policy: Policy, backend: Backend) -> Iterator[ModelSpan]:
+def turn(trip: Trip, policy: Policy, backend: Backend, request: CompletionRequest) -> Iterator[ModelSpan]:
     """The model's span; whatever is raised inside closes it, and becomes a typed error."""
-    span, started = trip.trace.model(backend.name, backend.model), time.monotonic()
+    span = trip.trace.model(backend.name, backend.model)
     try:
         yield span
     except BaseException as error:
         span.fail(error)
         if isinstance(error, TimeoutError):
-            if (waited := time.monotonic() - started) < policy.model.timeout:
+            if time.monotonic() < request.deadline:
                 told("backend_failed", error, backend=backend.name)
-                raise BackendTimeout(f"{backend.name} gave up after {waited:.1f} s, by a time-out of its own") from None
+                raise BackendTimeout(f"{backend.name} gave up before the deadline, by a time-out of its own") from None
             raise BackendTimeout(f"no answer within {policy.model.timeout:g} s (policy: model.timeout)") from None
         if isinstance(error, ShieldError) or not isinstance(error, Exception):
             raise

@@ -145,7 +145,7 @@ class Chain:
         assert can_stream(backend)
         request = asked(self.policy, sent, None, options)
         completion: Completion | None = None
-        with turn(trip, self.policy, backend) as span, meter.working(request) as work:
+        with turn(trip, self.policy, backend, request) as span, meter.working(request) as work:
             pump = Pump(backend, request, span.context, work)
             try:
                 cut_off = yield from self._released(trip, pump, conversation, request)

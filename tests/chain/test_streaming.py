@@ -337,7 +337,8 @@ async def test_the_deadline_is_for_the_whole_answer(mode: str) -> None:
 
     backend = Streamed(drips)
     start = time.monotonic()
-    with Shield(policy(model="{timeout: 300ms}"), backend) as shield, pytest.raises(BackendTimeout):
+    late = pytest.raises(BackendTimeout, match=r"policy: model\.timeout")
+    with Shield(policy(model="{timeout: 300ms}"), backend) as shield, late:
         await events(shield, mode, "hello")
     assert time.monotonic() - start < 3
     assert backend.left.wait(2)
